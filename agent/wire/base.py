@@ -1,0 +1,99 @@
+"""Protocol constants, the root of the error tree, replies, and strict JSON coding."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+PROTOCOL: Final = 1
+"""Raised by one whenever a message changes; both sides refuse any other number."""
+
+MAGIC: Final = b"orchestrator-agent protocol 1\n"
+"""First line that `agent dial` prints: what a login script printed before it is skipped."""
+
+CHUNK_BYTES: Final = 1 << 20
+"""Size of one piece of a pushed artifact or of a part read back."""
+
+MAX_FRAME_BYTES: Final = 4 << 20
+"""Largest frame that either side accepts; checked before memory is allocated."""
+
+
+class BenchError(Exception):
+    """Root of the error tree of all four packages; `exit_code` is stable for each class."""
+
+    exit_code: int = 1
+
+
+class WireError(BenchError):
+    """A message could not be decoded: it names the field and what was expected."""
+
+    exit_code = 33
+
+
+class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every message: immutable, and strict about unknown fields."""
+
+
+class FailureKind(enum.StrEnum):
+    """Why a call or a trial failed; the host maps each kind to one error class."""
+
+    BAD_REQUEST = "bad_request"
+    PROTOCOL = "protocol"
+    UNKNOWN_TRIAL = "unknown_trial"
+    LEASE_HELD = "lease_held"
+    LEASE_LOST = "lease_lost"
+    BUSY = "busy"
+    DISK_FULL = "disk_full"
+    DIGEST_MISMATCH = "digest_mismatch"
+    MISSING_ARTIFACT = "missing_artifact"
+    TOO_LARGE = "too_large"
+    RUNTIME_MISSING = "runtime_missing"
+    MODEL_LOAD = "model_load"
+    MODEL_RUN = "model_run"
+    BAD_IMAGE = "bad_image"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_KILLED = "worker_killed"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
+
+
+class Failure(Wire):
+    """An expected failure: what happened, with the values and what to do next."""
+
+    kind: FailureKind
+    message: str
+
+
+T = TypeVar("T")
+
+
+class Reply(Wire, Generic[T]):
+    """What every exposed method returns; exactly one of the two fields is set."""
+
+    ok: T | None = None
+    failure: Failure | None = None
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: object) -> str:
+    """JSON text of a message."""
+    return _encoder.encode(message).decode()
+
+
+def decode(text: str | bytes, kind: type[T]) -> T:
+    """Decode JSON strictly into `kind`; raises WireError with the path of a bad field."""
+    try:
+        return msgspec.json.decode(text, type=kind, strict=True)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+        raise WireError(f"{getattr(kind, '__name__', kind)}: {exc}") from exc
+
+
+def decode_reply(text: str | bytes, kind: Any) -> Any:
+    """Decode a reply whose `ok` is of `kind`; the caller looks at `failure` first."""
+    return decode(text, Reply[kind])

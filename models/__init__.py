@@ -1,0 +1,1 @@
+"""Models, recipes and data: makes the artifacts that boards measure, and scores detections."""

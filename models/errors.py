@@ -1,0 +1,53 @@
+"""Errors of making and scoring models; each class has one stable exit code."""
+
+from __future__ import annotations
+
+from agent.wire import BenchError
+
+
+class ModelsError(BenchError):
+    """Anything that goes wrong under models/."""
+
+    exit_code = 20
+
+
+class ModelNotFound(ModelsError):
+    """No such model name or file."""
+
+    exit_code = 21
+
+
+class ModelUnreadable(ModelsError):
+    """The model file is corrupt or of an unsupported kind."""
+
+    exit_code = 22
+
+
+class BuildFailed(ModelsError):
+    """A step of a recipe failed; the message names model, recipe and step."""
+
+    exit_code = 23
+
+
+class NothingQuantized(BuildFailed):
+    """A quantization step left the model as it was."""
+
+    exit_code = 24
+
+
+class DataError(ModelsError):
+    """A data set is missing, of an unknown layout, or contradicts itself."""
+
+    exit_code = 25
+
+
+class ExtraMissing(ModelsError):
+    """The step needs packages of the extra `models`; the message has the command."""
+
+    exit_code = 26
+
+
+class RecipeError(ModelsError):
+    """Unknown recipe or step, or a bad parameter."""
+
+    exit_code = 27

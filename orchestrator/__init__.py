@@ -1,0 +1,1 @@
+"""The host side: plans runs, reaches boards, records results and shows them."""
