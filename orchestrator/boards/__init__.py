@@ -1,0 +1,1 @@
+"""Reaching boards: one typed session over interchangeable transports."""
