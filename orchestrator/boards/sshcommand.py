@@ -1,0 +1,103 @@
+"""How this host runs OpenSSH: argument lists, quoting for the far shell, and its words explained."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.wire import BenchError
+from orchestrator.errors import BoardUnreachable, HostKeyRejected
+
+CONNECT_TIMEOUT_S = 10
+ALIVE_INTERVAL_S = 5
+ALIVE_COUNT = 3
+"""A silent peer is given up after ALIVE_INTERVAL_S * ALIVE_COUNT seconds."""
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """Where a board is and how its host key is known: under the board's name, in our file."""
+
+    name: str
+    address: str
+    known_hosts: Path
+    user: str | None = None
+    port: int | None = None
+    jump: str | None = None
+    identity: Path | None = None
+
+    def options(self) -> list[str]:
+        """ssh's arguments before the destination."""
+        settings = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": f'"{self.known_hosts}"',
+            "GlobalKnownHostsFile": "/dev/null",
+            "HostKeyAlias": self.name,
+            "CheckHostIP": "no",
+            "UpdateHostKeys": "no",
+            "ConnectTimeout": str(CONNECT_TIMEOUT_S),
+            "ServerAliveInterval": str(ALIVE_INTERVAL_S),
+            "ServerAliveCountMax": str(ALIVE_COUNT),
+            "Compression": "no",
+            "ControlMaster": "no",
+            "ControlPath": "none",
+            "ClearAllForwardings": "yes",
+            "PermitLocalCommand": "no",
+            "LogLevel": "ERROR",
+        }
+        argv = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+        argv += ["-T", "-a", "-x"]
+        for flag, value in (("-p", self.port), ("-l", self.user), ("-J", self.jump)):
+            if value is not None:
+                argv += [flag, str(value)]
+        if self.identity is not None:
+            argv += ["-i", str(self.identity)]
+        return argv
+
+    def argv(self, remote_command: str) -> list[str]:
+        """The whole command line; `--` keeps an address from being read as an option."""
+        return ["ssh", *self.options(), "--", self.address, remote_command]
+
+
+def remote_path(path: str) -> str:
+    """Quote a path for the far shell, which is to expand a leading `~/` and nothing else."""
+    if path.startswith("~/"):
+        return '"$HOME"/' + shlex.quote(path[2:])
+    return shlex.quote(path)
+
+
+_UNREACHABLE = (
+    ("could not resolve", "the name cannot be resolved; check `address:` in the inventory"),
+    ("connection refused", "nothing listens there; is sshd running, is `port:` right?"),
+    ("no route to host", "there is no route; is the board on this network?"),
+    ("network is unreachable", "this host has no route to that network"),
+    ("timed out", "no answer; is the board switched on and on the network?"),
+    ("permission denied", "the login was refused; check `user:` and that your key is on the board"),
+    ("too many authentication failures", "too many keys were offered; name one in ~/.ssh/config"),
+    ("connection closed", "the board closed the connection; look at its sshd log"),
+    ("connection reset", "the connection was reset; look at the board's sshd log"),
+    ("kex_exchange_identification", "the far side is not an ssh server, or it refuses new logins"),
+)
+
+
+def explain(stderr: str, target: SshTarget) -> BenchError | None:
+    """The error that OpenSSH's own words stand for; None when the words are not ssh's."""
+    words = stderr.lower()
+    if "host key verification failed" in words or "no matching host key" in words:
+        changed = "identification has changed" in words
+        reason = (
+            "its host key is not the one recorded (another board, a new card, or an attack)"
+            if changed
+            else "its host key is not recorded yet"
+        )
+        return HostKeyRejected(
+            f"{target.name}: {reason}; compare and record it with "
+            f"`orchestrator boards trust {target.name}`"
+        )
+    for sign, advice in _UNREACHABLE:
+        if sign in words:
+            last = stderr.strip().splitlines()[-1]
+            return BoardUnreachable(f"{target.name} ({target.address}): {advice} [ssh: {last}]")
+    return None

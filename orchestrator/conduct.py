@@ -1,0 +1,186 @@
+"""All boards of a run at once: a thread each, and one place where events are heard and stored.
+
+The thread that calls `conduct` is the only one that writes to the database and the screen.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from agent.wire import BenchError
+from orchestrator.boards.base import Board
+from orchestrator.clock import Clock
+from orchestrator.errors import Interrupted
+from orchestrator.events import BoardConnected, BoardDone, BoardFailed, Event, TrialEnded
+from orchestrator.execute import Assignment, BoardRun, Order
+
+STOP_PATIENCE_S = 20.0
+"""After Ctrl-C: a worker ends within seconds; a board that does not answer is left behind."""
+
+Prepare = Callable[[Mapping[str, BoardConnected]], Mapping[str, Assignment]]
+Listener = Callable[[Event], None]
+
+
+@dataclass
+class _Desk:
+    """What the board threads and the main thread share: a queue, and a flag to stop."""
+
+    inbox: queue.SimpleQueue[tuple[Event, Future[None] | None]] = field(
+        default_factory=queue.SimpleQueue
+    )
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def emit(self, event: Event) -> None:
+        self.inbox.put((event, None))
+
+    def store(self, event: TrialEnded) -> None:
+        receipt: Future[None] = Future()
+        self.inbox.put((event, receipt))
+        receipt.result()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How each board ended."""
+
+    failed: Mapping[str, BenchError]
+    interrupted: bool
+
+
+def conduct(
+    boards: Sequence[Board],
+    *,
+    run_id: str,
+    holder: str,
+    host: str,
+    prepare: Prepare,
+    listen: Listener,
+    clock: Clock,
+) -> Ending:
+    """Run every board to its end and pass each event to `listen`, in order, on this thread.
+
+    `prepare` is called once, when every board has either answered or failed; it plans and
+    builds. Whatever `listen` or `prepare` raise stops the boards and is raised again: journals
+    that were not stored stay on the boards. Ctrl-C cancels the running trials, which are
+    stored too.
+    """
+    desk = _Desk()
+    assignments: dict[str, Future[Assignment | None]] = {}
+    threads = []
+    for board in boards:
+        assignments[board.name] = Future()
+        order = Order(run_id, holder, host, assignments[board.name], desk.stop)
+        work = BoardRun(board, order, clock, desk.emit, desk.store)
+        threads.append(threading.Thread(target=work.run, name=board.name, daemon=True))
+    for thread in threads:
+        thread.start()
+    conductor = _Conductor(desk, assignments, prepare, listen)
+    try:
+        conductor.until_done()
+    except KeyboardInterrupt:
+        conductor.wind_up()
+        return Ending(conductor.failed, interrupted=True)
+    except BaseException as exc:
+        conductor.abandon(exc)
+        raise
+    return Ending(conductor.failed, interrupted=False)
+
+
+class _Conductor:
+    def __init__(
+        self,
+        desk: _Desk,
+        assignments: Mapping[str, Future[Assignment | None]],
+        prepare: Prepare,
+        listen: Listener,
+    ) -> None:
+        self._desk = desk
+        self._assignments = assignments
+        self._prepare = prepare
+        self._listen = listen
+        self._connected: dict[str, BoardConnected] = {}
+        self._ended: set[str] = set()
+        self._prepared = False
+        self.failed: dict[str, BenchError] = {}
+
+    def until_done(self, patience_s: float | None = None) -> None:
+        """Hear events until every board has ended; with patience, until nothing comes."""
+        while len(self._ended) < len(self._assignments):
+            try:
+                event, receipt = self._desk.inbox.get(timeout=patience_s)
+            except queue.Empty:
+                self._give_up_waiting(patience_s or 0.0)
+                return
+            self._hear(event, receipt)
+            if not self._prepared and self._all_answered():
+                self._hand_out()
+
+    def _hear(self, event: Event, receipt: Future[None] | None) -> None:
+        try:
+            self._listen(event)
+        except BaseException as exc:
+            if receipt is not None:
+                receipt.set_exception(BenchError(f"{event.board}: not stored: {exc}"))
+            raise
+        if receipt is not None:
+            receipt.set_result(None)
+        if isinstance(event, BoardConnected):
+            self._connected.setdefault(event.board, event)
+        elif isinstance(event, BoardFailed):
+            self.failed[event.board] = event.error
+            self._ended.add(event.board)
+        elif isinstance(event, BoardDone):
+            self._ended.add(event.board)
+
+    def _all_answered(self) -> bool:
+        return all(name in self._connected or name in self._ended for name in self._assignments)
+
+    def _hand_out(self) -> None:
+        self._prepared = True
+        alive = {name: at for name, at in self._connected.items() if name not in self._ended}
+        assignments = self._prepare(alive) if alive else {}
+        for name, future in self._assignments.items():
+            future.set_result(assignments.get(name))
+
+    def _dismiss(self) -> None:
+        self._desk.stop.set()
+        for future in self._assignments.values():
+            if not future.done():
+                future.set_result(None)
+
+    def wind_up(self) -> None:
+        """After Ctrl-C: cancel what runs, store it, and wait for the boards, not for ever."""
+        self._dismiss()
+        self._prepared = True
+        self.until_done(STOP_PATIENCE_S)
+
+    def abandon(self, cause: BaseException) -> None:
+        """After an error here: stop the boards; what they hold unstored stays with them."""
+        self._dismiss()
+        self._prepared = True
+        self._listen = lambda event: _refuse(event, cause)
+        while len(self._ended) < len(self._assignments):
+            try:
+                event, receipt = self._desk.inbox.get(timeout=STOP_PATIENCE_S)
+            except queue.Empty:
+                return
+            try:
+                self._hear(event, receipt)
+            except BenchError:
+                continue
+
+    def _give_up_waiting(self, patience_s: float) -> None:
+        for name in self._assignments.keys() - self._ended:
+            self.failed[name] = Interrupted(
+                f"{name}: did not let go within {patience_s:.0f} s of the interruption; "
+                f"its lease expires by itself"
+            )
+
+
+def _refuse(event: Event, cause: BaseException) -> None:
+    if isinstance(event, TrialEnded):
+        raise BenchError(f"the run was stopped by: {cause}")

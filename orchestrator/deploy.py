@@ -1,0 +1,71 @@
+"""The agent's bundle: this version's agent files, named by their digest, put on a board."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from agent.wire.bundle import ENTRY_NAME, ENTRY_TEXT, bundle_digest, bundle_files
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files by path within the bundle, and the digest that names them."""
+
+    digest: str
+    files: dict[str, bytes]
+
+    @staticmethod
+    @cache
+    def of_this_version() -> Bundle:
+        """The agent that ships with this host."""
+        package = Path(str(resources.files("agent")))
+        files = bundle_files(package)
+        files[ENTRY_NAME] = ENTRY_TEXT.encode()
+        return Bundle(bundle_digest(package), files)
+
+    @property
+    def directory_name(self) -> str:
+        """Its directory's name under `bundles/` in the agent's home."""
+        return self.digest[:12]
+
+    def install(self, home: Path) -> Path:
+        """Put the bundle below a home on this machine; a complete one is left as it is."""
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        bundles = home / "bundles"
+        target = bundles / self.directory_name
+        if target.is_dir():
+            return target
+        bundles.mkdir(exist_ok=True)
+        half_made = Path(tempfile.mkdtemp(dir=bundles, prefix=".new-"))
+        try:
+            for name, data in self.files.items():
+                path = half_made / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            half_made.chmod(0o700)
+            os.rename(half_made, target)  # noqa: PTH104 - fails when another run was faster
+        except OSError:
+            if not target.is_dir():
+                raise
+        finally:
+            shutil.rmtree(half_made, ignore_errors=True)
+        return target
+
+    def tar(self) -> bytes:
+        """The bundle as one compressed archive, the same bytes every time but for gzip's clock."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            for name, data in self.files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                info.mode = 0o600
+                archive.addfile(info, io.BytesIO(data))
+        return buffer.getvalue()

@@ -1,0 +1,68 @@
+"""Bringing an ended trial home: outcome, samples, readings and detections, each verified."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent import wire
+from orchestrator.boards.base import Session
+from orchestrator.errors import TransferFailed
+
+MAX_PART_BYTES: Final = 256 << 20
+"""No honest journal comes near it; a board cannot make the host allocate more."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a board recorded of one trial; a part that it did not write is None or empty."""
+
+    outcome: wire.Outcome
+    samples: wire.Samples | None
+    readings: tuple[wire.Reading, ...]
+    detections: tuple[wire.ImageDetections, ...] | None
+
+
+def fetch(session: Session, trial_id: str) -> Journal:
+    """Read the journal of an ended trial; raises TransferFailed when a part does not verify."""
+    outcome = session.outcome(trial_id)
+    if outcome.trial_id != trial_id:
+        raise TransferFailed(f"asked for trial {trial_id}, got {outcome.trial_id}", session.board)
+    parts = {name: _read_part(session, trial_id, name, part) for name, part in outcome.parts.items()}
+    samples = parts.get("samples")
+    detections = parts.get("detections")
+    return Journal(
+        outcome,
+        None if samples is None else wire.decode_samples(samples),
+        _lines(parts.get("readings", b""), wire.Reading),
+        None if detections is None else _lines(detections, wire.ImageDetections),
+    )
+
+
+def _read_part(session: Session, trial_id: str, name: str, part: wire.Part) -> bytes:
+    if not 0 <= part.size_bytes <= MAX_PART_BYTES:
+        raise TransferFailed(
+            f"the {name} of trial {trial_id} would be {part.size_bytes} bytes; "
+            f"at most {MAX_PART_BYTES} are accepted",
+            session.board,
+        )
+    data = bytearray()
+    while len(data) < part.size_bytes:
+        want = min(wire.CHUNK_BYTES, part.size_bytes - len(data))
+        piece = session.read(trial_id, name, len(data), want)
+        if not piece:
+            break
+        data += piece
+    found = hashlib.sha256(data).hexdigest()
+    if found != part.sha256:
+        raise TransferFailed(
+            f"the {name} of trial {trial_id} arrived as {len(data)} of {part.size_bytes} bytes "
+            f"with digest {found[:12]} instead of {part.sha256[:12]}; it is still on the board",
+            session.board,
+        )
+    return bytes(data)
+
+
+def _lines(data: bytes, kind: Any) -> tuple[Any, ...]:
+    return tuple(wire.decode(line, kind) for line in data.splitlines() if line.strip())
