@@ -1,0 +1,148 @@
+"""The command `orchestrator`: finds commands without importing them, ends with stable codes.
+
+Only click is imported here, so that `--help` is fast; each command is a module of
+`orchestrator.commands` with an object `command`, imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import click
+
+COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "run": "Build, push, measure and store: the main job.",
+        "build": "Build the artifacts of an experiment without measuring.",
+        "boards": "List the boards, check them, trust a new one's host key.",
+        "runs": "List past runs, or show one.",
+        "compare": "Compare variants, boards or runs; says when one cannot.",
+        "query": "Run SQL over everything that was ever measured.",
+    }
+)
+"""Name and one-line help of every command; the module has the command's name."""
+
+EXIT_INTERRUPTED: Final = 130
+EXIT_BROKEN_PIPE: Final = 141
+"""What a shell reports for a program that SIGPIPE ended."""
+EXIT_UNEXPECTED: Final = 1
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names, in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import one command; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"orchestrator.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a wrong name is answered with the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib  # noqa: PLC0415 - needed only here
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            guess = f" Did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"No such command '{args[0]}'.{guess}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The commands' section of --help, from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib import metadata  # noqa: PLC0415 - slow to import, needed only here
+
+    try:
+        version = metadata.version("edge-orchestrator")
+    except metadata.PackageNotFoundError:
+        version = "(not installed: runs from its source folder)"
+    click.echo(f"orchestrator {version}")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version.",
+)
+def cli(debug: bool) -> None:  # noqa: ARG001 - main() reads it from the context
+    """Benchmark compressed vision models on Raspberry Pi boards.
+
+    `orchestrator run --boards local` measures the shipped experiment on this machine.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; errors become messages on stderr."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    ctx: click.Context | None = None
+    try:
+        ctx = cli.make_context("orchestrator", args)
+        with ctx:
+            cli.invoke(ctx)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except Exception as exc:  # noqa: BLE001 - the one place where any error ends the process
+        return _report(exc, debug=ctx is not None and bool(ctx.params.get("debug")))
+    return 0
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Print an error for a person and return its exit code."""
+    from agent.wire import BenchError  # noqa: PLC0415 - --help does without it
+    from orchestrator.text import printable  # noqa: PLC0415 - --help does without it
+
+    if debug:
+        import traceback  # noqa: PLC0415 - needed only here
+
+        traceback.print_exception(error)
+    expected = isinstance(error, BenchError)
+    text = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+    for index, line in enumerate(text.splitlines() or [type(error).__name__]):
+        click.echo(("" if index else "Error: ") + printable(line), err=True)
+    if isinstance(error, BenchError):
+        return error.exit_code
+    if not debug:
+        click.echo("`orchestrator --debug ...` shows where it comes from.", err=True)
+    return EXIT_UNEXPECTED
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining when it flushes a closed pipe at its end."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
