@@ -6,10 +6,13 @@ The thread that calls `conduct` is the only one that writes to the database and 
 from __future__ import annotations
 
 import queue
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 from agent.wire import BenchError
 from orchestrator.boards.base import Board
@@ -29,9 +32,10 @@ Listener = Callable[[Event], None]
 class _Desk:
     """What the board threads and the main thread share: a queue, and a flag to stop."""
 
-    inbox: queue.SimpleQueue[tuple[Event, Future[None] | None]] = field(
+    inbox: queue.SimpleQueue[tuple[Event, Future[None] | None] | None] = field(
         default_factory=queue.SimpleQueue
     )
+    """Events with the receipt their sender waits for; None stands for Ctrl-C."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def emit(self, event: Event) -> None:
@@ -80,7 +84,8 @@ def conduct(
         thread.start()
     conductor = _Conductor(desk, assignments, prepare, listen)
     try:
-        conductor.until_done()
+        with _interrupts(conductor):
+            conductor.until_done()
     except KeyboardInterrupt:
         conductor.wind_up()
         return Ending(conductor.failed, interrupted=True)
@@ -105,17 +110,20 @@ class _Conductor:
         self._connected: dict[str, BoardConnected] = {}
         self._ended: set[str] = set()
         self._prepared = False
+        self.preparing = False
         self.failed: dict[str, BenchError] = {}
 
     def until_done(self, patience_s: float | None = None) -> None:
         """Hear events until every board has ended; with patience, until nothing comes."""
         while len(self._ended) < len(self._assignments):
             try:
-                event, receipt = self._desk.inbox.get(timeout=patience_s)
+                item = self._desk.inbox.get(timeout=patience_s)
             except queue.Empty:
                 self._give_up_waiting(patience_s or 0.0)
                 return
-            self._hear(event, receipt)
+            if item is None:
+                raise KeyboardInterrupt
+            self._hear(*item)
             if not self._prepared and self._all_answered():
                 self._hand_out()
 
@@ -141,8 +149,10 @@ class _Conductor:
 
     def _hand_out(self) -> None:
         self._prepared = True
+        self.preparing = True
         alive = {name: at for name, at in self._connected.items() if name not in self._ended}
         assignments = self._prepare(alive) if alive else {}
+        self.preparing = False
         for name, future in self._assignments.items():
             future.set_result(assignments.get(name))
 
@@ -165,13 +175,21 @@ class _Conductor:
         self._listen = lambda event: _refuse(event, cause)
         while len(self._ended) < len(self._assignments):
             try:
-                event, receipt = self._desk.inbox.get(timeout=STOP_PATIENCE_S)
+                item = self._desk.inbox.get(timeout=STOP_PATIENCE_S)
             except queue.Empty:
                 return
+            if item is None:
+                continue
             try:
-                self._hear(event, receipt)
+                self._hear(*item)
             except BenchError:
                 continue
+
+    def interrupt(self) -> None:
+        """Ctrl-C: at once while building, else between two events, never inside a transaction."""
+        if self.preparing:
+            raise KeyboardInterrupt
+        self._desk.inbox.put(None)  # SimpleQueue.put may be called from a signal handler
 
     def _give_up_waiting(self, patience_s: float) -> None:
         for name in self._assignments.keys() - self._ended:
@@ -179,6 +197,24 @@ class _Conductor:
                 f"{name}: did not let go within {patience_s:.0f} s of the interruption; "
                 f"its lease expires by itself"
             )
+
+
+@contextmanager
+def _interrupts(conductor: _Conductor) -> Iterator[None]:
+    """Send the first SIGINT to the conductor; a second one ends the process the usual way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        conductor.interrupt()
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _refuse(event: Event, cause: BaseException) -> None:

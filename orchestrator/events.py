@@ -19,11 +19,15 @@ class Event:
 
 @dataclass(frozen=True)
 class BoardConnecting(Event):
+    """The host tries to reach the board."""
+
     attempt: int
 
 
 @dataclass(frozen=True)
 class BoardConnected(Event):
+    """The agent answered and said what the board is."""
+
     hello: wire.Hello
     host_utc: datetime
     """When the answer arrived; with `hello.monotonic_ns` it places the board's clock."""
@@ -62,12 +66,16 @@ class GateWaiting(Event):
 
 @dataclass(frozen=True)
 class TrialStarted(Event):
+    """The trial is about to be started on the board."""
+
     trial: PlannedTrial
     attempt: int
 
 
 @dataclass(frozen=True)
 class TrialProgress(Event):
+    """What one poll answered."""
+
     trial: PlannedTrial
     poll: wire.Poll
 

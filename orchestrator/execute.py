@@ -256,9 +256,7 @@ class BoardRun:
             journal.readings, journal.detections, opened, started_utc, self._clock.utc(),
         )  # fmt: skip
 
-    def _follow(
-        self, session: Session, trial: PlannedTrial, trial_id: str, limit_s: float
-    ) -> None:
+    def _follow(self, session: Session, trial: PlannedTrial, trial_id: str, limit_s: float) -> None:
         """Poll until the trial has ended; cancel it when the run is stopped."""
         cursor, cancelled = 0, False
         while True:

@@ -22,6 +22,8 @@ class File:
 
 @dataclass(frozen=True)
 class PushState:
+    """How far a push is; `moved_bytes` of `missing_bytes` have crossed."""
+
     files_total: int
     files_missing: int
     moved_bytes: int

@@ -7,13 +7,13 @@ bytes. This package needs the standard library and msgspec only.
 """
 
 from agent.wire.base import (
-    BenchError,
     CHUNK_BYTES,
-    Failure,
-    FailureKind,
     MAGIC,
     MAX_FRAME_BYTES,
     PROTOCOL,
+    BenchError,
+    Failure,
+    FailureKind,
     Reply,
     Wire,
     WireError,
@@ -31,6 +31,13 @@ from agent.wire.board import (
     Put,
     Reading,
     Sources,
+)
+from agent.wire.samples import (
+    SAMPLE_PHASES,
+    SAMPLES_HEADER,
+    Samples,
+    decode_samples,
+    samples_header,
 )
 from agent.wire.trial import (
     ArtifactRef,
@@ -51,18 +58,16 @@ from agent.wire.trial import (
     Scenario,
     TrialSpec,
 )
-from agent.wire.samples import (
-    SAMPLES_HEADER,
-    SAMPLE_PHASES,
-    Samples,
-    decode_samples,
-    samples_header,
-)
 
 __all__ = [
+    "CHUNK_BYTES",
+    "MAGIC",
+    "MAX_FRAME_BYTES",
+    "PROTOCOL",
+    "SAMPLES_HEADER",
+    "SAMPLE_PHASES",
     "ArtifactRef",
     "BenchError",
-    "CHUNK_BYTES",
     "DetectHead",
     "Detection",
     "EndState",
@@ -80,10 +85,7 @@ __all__ = [
     "Inputs",
     "LeaseInfo",
     "LeaseRequest",
-    "MAGIC",
-    "MAX_FRAME_BYTES",
     "Outcome",
-    "PROTOCOL",
     "Part",
     "Phase",
     "Poll",
@@ -91,8 +93,6 @@ __all__ = [
     "Reading",
     "Reply",
     "RuntimeOptions",
-    "SAMPLES_HEADER",
-    "SAMPLE_PHASES",
     "Samples",
     "Scenario",
     "Sources",

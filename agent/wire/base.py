@@ -61,7 +61,7 @@ class FailureKind(enum.StrEnum):
     INTERNAL = "internal"
 
 
-class Failure(Wire):
+class Failure(Wire, frozen=True):
     """An expected failure: what happened, with the values and what to do next."""
 
     kind: FailureKind
@@ -71,7 +71,7 @@ class Failure(Wire):
 T = TypeVar("T")
 
 
-class Reply(Wire, Generic[T]):
+class Reply(Wire, Generic[T], frozen=True):
     """What every exposed method returns; exactly one of the two fields is set."""
 
     ok: T | None = None

@@ -7,7 +7,7 @@ from typing import Literal
 from agent.wire.base import Wire
 
 
-class Fingerprint(Wire):
+class Fingerprint(Wire, frozen=True):
     """Facts read live from a board; None where the board does not say."""
 
     board_model: str | None
@@ -33,7 +33,7 @@ class Fingerprint(Wire):
     boot_id: str | None
 
 
-class Sources(Wire):
+class Sources(Wire, frozen=True):
     """Where each kind of reading comes from on this board; None means it has no such source."""
 
     temp: str | None
@@ -42,7 +42,7 @@ class Sources(Wire):
     power: str | None
 
 
-class Reading(Wire):
+class Reading(Wire, frozen=True):
     """One telemetry point. `t_ns` is the board's monotonic clock; a missing source is None."""
 
     t_ns: int
@@ -54,7 +54,7 @@ class Reading(Wire):
     power_w: float | None
 
 
-class LeaseInfo(Wire):
+class LeaseInfo(Wire, frozen=True):
     """Who holds a board, and for how long still unless renewed."""
 
     holder: str
@@ -62,12 +62,16 @@ class LeaseInfo(Wire):
     expires_in_s: float
 
 
-class HelloRequest(Wire):
+class HelloRequest(Wire, frozen=True):
+    """The host's first words; `host` is its name, for the agent's log."""
+
     protocol: int
     host: str
 
 
-class Hello(Wire):
+class Hello(Wire, frozen=True):
+    """The agent's answer: what it is, what the board is, and what lies on it."""
+
     protocol: int
     agent_version: str
     agent_digest: str
@@ -81,19 +85,23 @@ class Hello(Wire):
     """Ids of trials whose journals are still on the board."""
 
 
-class LeaseRequest(Wire):
+class LeaseRequest(Wire, frozen=True):
+    """Asks for the whole board for `ttl_s` seconds; each renewal grants as much again."""
+
     holder: str
     run_id: str
     ttl_s: float
 
 
-class Has(Wire):
+class Has(Wire, frozen=True):
     """Which digests are complete, and how many bytes of the incomplete ones arrived."""
 
     complete: tuple[str, ...]
     partial_bytes: dict[str, int]
 
 
-class Put(Wire):
+class Put(Wire, frozen=True):
+    """How much of an artifact has arrived; complete means verified."""
+
     received_bytes: int
     complete: bool

@@ -29,9 +29,7 @@ class Samples(msgspec.Struct, frozen=True):
 
     def phases(self) -> list[str]:
         """The phase of each sample, as long as `latency_ns`."""
-        return [
-            name for name, n in zip(SAMPLE_PHASES, self.counts, strict=True) for _ in range(n)
-        ]
+        return [name for name, n in zip(SAMPLE_PHASES, self.counts, strict=True) for _ in range(n)]
 
 
 def samples_header(capacity: int, counts: tuple[int, int, int]) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from agent.wire.base import Failure, Wire
 from agent.wire.board import Reading, Sources
 
 
-class ArtifactRef(Wire):
+class ArtifactRef(Wire, frozen=True):
     """An immutable file in the board's cache."""
 
     sha256: str
@@ -16,14 +18,14 @@ class ArtifactRef(Wire):
     format: Literal["onnx", "ort"]
 
 
-class ImageRef(Wire):
+class ImageRef(Wire, frozen=True):
     """An image file in the board's cache; `image_id` is its name within the data set."""
 
     sha256: str
     image_id: str
 
 
-class RuntimeOptions(Wire):
+class RuntimeOptions(Wire, frozen=True):
     """Session settings, all explicit: defaults differ between versions and boards."""
 
     intra_op_num_threads: int
@@ -34,7 +36,7 @@ class RuntimeOptions(Wire):
     allow_spinning: bool = True
 
 
-class Scenario(Wire):
+class Scenario(Wire, frozen=True):
     """MLPerf's single stream: the next inference starts when the previous one has ended.
 
     Sampling ends when `min_samples` AND `min_duration_ns` hold, or at `max_duration_ns`;
@@ -49,7 +51,7 @@ class Scenario(Wire):
     name: Literal["single_stream"] = "single_stream"
 
 
-class ImagePrep(Wire):
+class ImagePrep(Wire, frozen=True):
     """Letterbox to (height, width), RGB, NCHW float32 in 0..1."""
 
     height: int
@@ -57,7 +59,7 @@ class ImagePrep(Wire):
     pad_value: int = 114
 
 
-class Inputs(Wire):
+class Inputs(Wire, frozen=True):
     """What the timed loop is fed: real images, or synthetic tensors where `images` is empty.
 
     `shapes` fixes dynamic dimensions by input name.
@@ -65,11 +67,11 @@ class Inputs(Wire):
 
     images: tuple[ImageRef, ...] = ()
     prep: ImagePrep | None = None
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     seed: int = 0
 
 
-class DetectHead(Wire):
+class DetectHead(Wire, frozen=True):
     """How raw outputs become detections.
 
     `yolo_v8`: one output (1, 4 + classes, anchors), cx, cy, w, h in input pixels, scores in
@@ -83,7 +85,7 @@ class DetectHead(Wire):
     max_detections: int = 300
 
 
-class Evaluation(Wire):
+class Evaluation(Wire, frozen=True):
     """Images whose detections the board returns; it stops early at `max_duration_ns`."""
 
     images: tuple[ImageRef, ...]
@@ -92,7 +94,7 @@ class Evaluation(Wire):
     max_duration_ns: int
 
 
-class TrialSpec(Wire):
+class TrialSpec(Wire, frozen=True):
     """One measurement of one artifact, complete in itself."""
 
     trial_id: str
@@ -110,7 +112,7 @@ Phase = Literal["queued", "load", "cold", "warmup", "sample", "evaluate", "final
 EndState = Literal["finished", "failed", "cancelled", "interrupted"]
 
 
-class Poll(Wire):
+class Poll(Wire, frozen=True):
     """Progress of a trial. `readings` are those after `cursor`; pass `next_cursor` next time."""
 
     phase: Phase
@@ -122,21 +124,23 @@ class Poll(Wire):
     next_cursor: int
 
 
-class Part(Wire):
+class Part(Wire, frozen=True):
     """One file of a finalised journal."""
 
     size_bytes: int
     sha256: str
 
 
-class EvaluationOutcome(Wire):
+class EvaluationOutcome(Wire, frozen=True):
+    """How many of the images were evaluated."""
+
     images_done: int
     images_total: int
     capped: bool
     """True when the time cap ended it before the last image."""
 
 
-class Outcome(Wire):
+class Outcome(Wire, frozen=True):
     """How a trial ended. Written last and atomically, so its presence means 'final'."""
 
     trial_id: str
@@ -156,7 +160,7 @@ class Outcome(Wire):
     parts: dict[Literal["samples", "readings", "detections"], Part]
 
 
-class Detection(Wire, array_like=True):
+class Detection(Wire, frozen=True, array_like=True):
     """One box in pixels of the original image; `x2`, `y2` exclusive."""
 
     x1: float
@@ -167,6 +171,8 @@ class Detection(Wire, array_like=True):
     class_index: int
 
 
-class ImageDetections(Wire):
+class ImageDetections(Wire, frozen=True):
+    """What was found in one image."""
+
     image_id: str
     detections: tuple[Detection, ...]

@@ -81,7 +81,11 @@ class ProcessLink:
         with tempfile.TemporaryFile() as stderr:
             # A session of its own: Ctrl-C in the terminal is for the host to act on, in order.
             process = subprocess.Popen(
-                list(argv), stdin=theirs, stdout=theirs, stderr=stderr, start_new_session=True
+                list(argv),
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=stderr,
+                start_new_session=True,
             )
             theirs.close()
             try:
@@ -113,7 +117,7 @@ class ProcessLink:
             ) from exc
         except wire.BenchError:
             raise
-        except Exception as exc:  # noqa: BLE001 - the far side chooses what is raised here
+        except Exception as exc:  # the far side chooses what is raised here
             self.close()
             raise wire.WireError(
                 f"{self._board}: {method} failed inside the agent: {type(exc).__name__}"

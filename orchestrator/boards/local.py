@@ -1,4 +1,4 @@
-"""This very machine as a board: the same agent in a process of its own, without ssh."""
+"""The host itself as a board: the same agent in a process of its own, without ssh."""
 
 from __future__ import annotations
 

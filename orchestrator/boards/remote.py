@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,8 @@ CHANNEL_TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class CommandResult:
+    """How a command on the board ended and what it said."""
+
     exit_code: int
     stdout: str
     stderr: str
@@ -87,22 +89,23 @@ class Remote:
 @contextmanager
 def open_remote(target: SshTarget) -> Iterator[Remote]:
     """Log in with fabric and close at the end; raises BoardUnreachable, HostKeyRejected."""
-    connect_kwargs: dict[str, object] = {
-        "banner_timeout": CHANNEL_TIMEOUT_S,
-        "auth_timeout": CHANNEL_TIMEOUT_S,
-        "channel_timeout": CHANNEL_TIMEOUT_S,
-    }
-    if target.identity is not None:
-        connect_kwargs["key_filename"] = str(target.identity)
-    jump = f"ssh -o BatchMode=yes -W %h:%p -- {target.jump}" if target.jump else None
+    config = fabric.Config(
+        runtime_ssh_path=None if target.ssh_config is None else str(target.ssh_config)
+    )
     connection = fabric.Connection(
         target.address,
         user=target.user,
         port=target.port,
-        gateway=jump,
+        config=config,
+        gateway=False,  # fabric's own would accept any key of the jump host
         connect_timeout=CONNECT_TIMEOUT_S,
-        connect_kwargs=connect_kwargs,
+        connect_kwargs={
+            "banner_timeout": CHANNEL_TIMEOUT_S,
+            "auth_timeout": CHANNEL_TIMEOUT_S,
+            "channel_timeout": CHANNEL_TIMEOUT_S,
+        },
     )
+    connection.gateway = _gateway(target, connection.ssh_config)
     client: paramiko.SSHClient = connection.client
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_keys(client, connection, target)
@@ -114,6 +117,21 @@ def open_remote(target: SshTarget) -> Iterator[Remote]:
         connection.close()
 
 
+def _gateway(target: SshTarget, configured: Mapping[str, str]) -> str | None:
+    """The command that reaches a board behind others, run by OpenSSH with its own checks."""
+    jump = target.jump or configured.get("proxyjump")
+    if jump is None or jump.lower() == "none":
+        command = configured.get("proxycommand", "none")
+        return None if command.lower() == "none" else command
+    *through, last = jump.split(",")
+    words = ["ssh", *target.config_options(), "-o", "BatchMode=yes", "-W", "%h:%p"]
+    if through:
+        words += ["-J", ",".join(through)]
+    host, colon, port = last.rpartition(":")
+    words += ["-p", port, "--", host] if colon and port.isdigit() else ["--", last]
+    return shlex.join(words)
+
+
 def _load_keys(
     client: paramiko.SSHClient, connection: fabric.Connection, target: SshTarget
 ) -> None:
@@ -122,7 +140,9 @@ def _load_keys(
         return
     recorded = paramiko.HostKeys(str(target.known_hosts)).lookup(target.name)
     port = connection.port
-    looked_up = connection.host if port == paramiko.config.SSH_PORT else f"[{connection.host}]:{port}"
+    looked_up = (
+        connection.host if port == paramiko.config.SSH_PORT else f"[{connection.host}]:{port}"
+    )
     for kind in list(recorded or ()):
         client.get_host_keys().add(looked_up, kind, recorded[kind])
 

@@ -17,6 +17,10 @@ DIAL_TIMEOUT_S = 45.0
 """A 3B+ takes seconds to start an interpreter; a sleeping card longer."""
 
 
+SSH_FAILED = 255
+"""OpenSSH's own exit code; any other is the remote command's."""
+
+
 class SshBoard:
     """An agent in `home` on the board, run by the board's `python`."""
 
@@ -42,7 +46,9 @@ class SshBoard:
         try:
             link = self._dial(bundle)
         except DialFailed as failed:
-            refused = explain(failed.stderr, self._target) if failed.exit_code == 255 else None
+            refused = (
+                explain(failed.stderr, self._target) if failed.exit_code == SSH_FAILED else None
+            )
             if refused is not None:
                 raise refused from failed
             self._deploy(bundle)

@@ -1,4 +1,4 @@
-"""How this host runs OpenSSH: argument lists, quoting for the far shell, and its words explained."""
+"""How OpenSSH is run: argument lists, quoting for the far shell, and its words explained."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class SshTarget:
     user: str | None = None
     port: int | None = None
     jump: str | None = None
-    identity: Path | None = None
+    ssh_config: Path | None = None
+    """A file for `ssh -F`; None leaves ssh its own."""
 
     def options(self) -> list[str]:
-        """ssh's arguments before the destination."""
+        """Arguments before the destination."""
         settings = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
@@ -52,13 +53,15 @@ class SshTarget:
         for flag, value in (("-p", self.port), ("-l", self.user), ("-J", self.jump)):
             if value is not None:
                 argv += [flag, str(value)]
-        if self.identity is not None:
-            argv += ["-i", str(self.identity)]
         return argv
+
+    def config_options(self) -> list[str]:
+        """Which configuration file ssh is to read."""
+        return [] if self.ssh_config is None else ["-F", str(self.ssh_config)]
 
     def argv(self, remote_command: str) -> list[str]:
         """The whole command line; `--` keeps an address from being read as an option."""
-        return ["ssh", *self.options(), "--", self.address, remote_command]
+        return ["ssh", *self.config_options(), *self.options(), "--", self.address, remote_command]
 
 
 def remote_path(path: str) -> str:
