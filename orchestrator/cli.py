@@ -89,7 +89,7 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     callback=_version,
     help="Show the version.",
 )
-def cli(debug: bool) -> None:  # noqa: ARG001 - main() reads it from the context
+def cli(debug: bool) -> None:
     """Benchmark compressed vision models on Raspberry Pi boards.
 
     `orchestrator run --boards local` measures the shipped experiment on this machine.

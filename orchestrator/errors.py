@@ -5,7 +5,8 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
 
     BenchError 1                        something unexpected
     ├── WireError 33                    a message that cannot be decoded (agent.wire)
-    ├── ImageError 28                   an image that cannot be read (agent.vision)
+    ├── ImageError 13                   an image that cannot be read (agent.vision)
+    ├── OutputError 14                  a model's outputs do not fit its head (agent.vision)
     ├── InventoryError 10               inventory.yaml is missing or wrong
     ├── ExperimentError 11              an experiment is wrong
     ├── UnknownName 12                  no board, label, experiment ... of that name
@@ -19,12 +20,12 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
     │   ├── BoardDiskFull 37
     │   ├── ModelTooLarge 38
     │   ├── ModelRefused 39
-    │   ├── WorkerKilled 44
     │   ├── OutOfMemory 45
     │   ├── TrialDeadline 46
     │   ├── TransferFailed 47
     │   ├── LeaseLost 49
-    │   └── BoardBusy 51
+    │   ├── BoardBusy 51
+    │   └── WorkerKilled 52
     ├── RunIncomplete 50                several boards failed, for different reasons
     ├── Interrupted 130                 Ctrl-C
     ├── ModelsError 20                  (models.errors)
@@ -34,11 +35,14 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
     │   │   └── NothingQuantized 24
     │   ├── DataError 25
     │   ├── ExtraMissing 26
-    │   └── RecipeError 27
+    │   ├── RecipeError 27
+    │   ├── ShapeNeeded 28
+    │   └── ArtifactLost 29
     └── ResultsError 40                 (results.errors)
         ├── DatabaseTooNew 41
         ├── QueryError 42
-        └── UnknownRun 43
+        ├── UnknownRun 43
+        └── RecordRefused 44
 """
 
 from __future__ import annotations
@@ -132,12 +136,6 @@ class ModelRefused(BoardFailure):
     exit_code = 39
 
 
-class WorkerKilled(BoardFailure):
-    """A signal ended the worker process; the message names it."""
-
-    exit_code = 44
-
-
 class OutOfMemory(BoardFailure):
     """The board's kernel killed the worker for want of memory."""
 
@@ -166,6 +164,12 @@ class BoardBusy(BoardFailure):
     """The board is in the middle of another trial."""
 
     exit_code = 51
+
+
+class WorkerKilled(BoardFailure):
+    """A signal ended the worker process; the message names it."""
+
+    exit_code = 52
 
 
 class RunIncomplete(BenchError):
@@ -236,7 +240,6 @@ def exit_codes() -> list[tuple[int, str, str]]:
     """(exit code, class name, first line of its docstring) of every class, by exit code."""
     # Imported here: only the README's table and the tests need the classes of every package.
     import agent.vision  # noqa: F401, PLC0415
-
     import models.errors  # noqa: F401, PLC0415
     import results.errors  # noqa: F401, PLC0415
 

@@ -156,6 +156,8 @@ class _Reader:
             if isinstance(node, yaml.SequenceNode) and get_origin(member) is tuple:
                 return member
         scalars = tuple(m for m in members if not _is_mapping(m) and get_origin(m) is not tuple)
+        if set(scalars) == {type(None)} and node.tag != _PLAIN + "null":
+            return members[0]
         return Union[scalars]  # noqa: UP007 - built at run time
 
     def _leaf(self, node: yaml.Node, kind: Any, field: tuple[str, ...]) -> Any:
