@@ -141,7 +141,11 @@ def test_an_unexpected_error_is_1_and_says_how_to_see_more(
     capsys: pytest.CaptureFixture[str], fake: Callable[[Callable[[], None]], None]
 ) -> None:
     """A bug ends with 1, its type and text, and the option that shows the traceback."""
-    fake(lambda: {}["absent"])
+
+    def fail() -> None:
+        raise KeyError("absent")
+
+    fake(fail)
     assert cli.main(["runs"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("Error: unexpected KeyError: 'absent'\n")

@@ -99,7 +99,7 @@ cooldown: {max_temp_c: 55}
         (SMALL + "accuracy: {image: 4}\n", ":3: accuracy.image: there is no such field; did you"),
         (
             SMALL + "data: {source: x, layout: cocoa}\n",
-            ":3: data.layout: expected one of auto, voc",
+            ":3: data.layout: expected one of auto",
         ),
         (SMALL + "data: {layout: voc}\n", ":3: data.source: this field is missing"),
         (SMALL + "data: x\n", ":3: data: expected a mapping, found 'x'"),

@@ -48,7 +48,7 @@ def test_a_named_inventory_wins(tmp_path: Path) -> None:
 def test_a_named_inventory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """A missing file and a folder are told apart, and no other inventory is used instead."""
     (tmp_path / "inventory.yaml").touch()
-    with pytest.raises(InventoryError, match="absent.yaml is no file"):
+    with pytest.raises(InventoryError, match=r"absent\.yaml is no file"):
         workspace.find(tmp_path, Path("absent.yaml"))
     with pytest.raises(InventoryError, match="is a folder; expected a YAML file"):
         workspace.find(tmp_path, tmp_path)
