@@ -1,0 +1,130 @@
+"""Tables on a terminal: figures to the right, headers on one line, strangers' text made safe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.text import printable
+
+NONE: Final = "-"
+"""What stands where there is no figure."""
+_UNLIMITED_WIDTH: Final = 10_000
+_BOX: Final = box.SIMPLE_HEAD
+_SMALLEST_PLAIN: Final = 1e-4
+_LARGEST_PLAIN: Final = 1e15
+"""Figures outside these are written with an exponent."""
+
+
+class PipeConsole(Console):
+    """A console that leaves a closed pipe to the command line's one place for it."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raises BrokenPipeError."""
+        raise BrokenPipeError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column by its header, which has the unit; `figures` stand to the right.
+
+    A column that is not `needed` is left out where the terminal is too narrow for all,
+    starting with the last such one. Text wider than `max_width` is cut with an ellipsis.
+    """
+
+    header: str
+    figures: bool = False
+    needed: bool = True
+    max_width: int | None = None
+
+
+def console(file: TextIO | None = None) -> Console:
+    """A console on `file` or stdout: as wide as the terminal, unlimited where there is none."""
+    target = sys.stdout if file is None else file
+    made = PipeConsole(file=target, highlight=False, markup=False, emoji=False)
+    if not made.is_terminal:
+        made.width = _UNLIMITED_WIDTH
+    return made
+
+
+def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose cells stand in the order of `columns`."""
+    kept = list(range(len(columns)))
+    while _width(out, _table(columns, rows, kept)) > out.width:
+        droppable = [index for index in kept if not columns[index].needed]
+        if not droppable:
+            break
+        kept.remove(droppable[-1])
+    out.print(_table(columns, rows, kept))
+
+
+def show_query(out: Console, names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print the answer of a query: as a table, or record by record where that is too wide."""
+    figures = [_is_figures([row[index] for row in rows]) for index in range(len(names))]
+    columns = [
+        Column(printable(name), figures=numeric)
+        for name, numeric in zip(names, figures, strict=True)
+    ]
+    cells = [[value_text(value) for value in row] for row in rows]
+    table = _table(columns, cells, list(range(len(columns))))
+    if _width(out, table) <= out.width:
+        out.print(table)
+        return
+    label_width = max(len(column.header) for column in columns)
+    for number, row in enumerate(cells, start=1):
+        out.print(Text(f"row {number}", style="bold"))
+        for column, cell in zip(columns, row, strict=True):
+            out.print(Text(f"  {column.header:<{label_width}}  {cell}"), soft_wrap=True)
+
+
+def value_text(value: object) -> str:
+    """A database's value for a person: NULL, rounded figures, bytes in hex, safe text."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, float):
+        return figure(value)
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return printable(str(value))
+
+
+def figure(value: float, digits: int = 6) -> str:
+    """A float with `digits` significant digits at least, and no exponent unless it is needed."""
+    if value == 0 or not _SMALLEST_PLAIN <= abs(value) < _LARGEST_PLAIN:
+        return f"{value:.{digits}g}"
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    text = f"{value:.{max(0, digits - whole)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: list[int]) -> Table:
+    table = Table(box=_BOX, pad_edge=False, show_edge=False)
+    for index in kept:
+        column = columns[index]
+        table.add_column(
+            Text(column.header),
+            justify="right" if column.figures else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=column.max_width,
+        )
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in kept))
+    return table
+
+
+def _width(out: Console, table: Table) -> int:
+    """Columns that the table takes when nothing is cut."""
+    return out.measure(table, options=out.options.update(max_width=_UNLIMITED_WIDTH)).maximum
+
+
+def _is_figures(values: Sequence[object]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(value, int | float) for value in known)
