@@ -46,7 +46,7 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str
     layout: Layout = "auto"
-    split: str = "test"
+    split: str = "val"
 
 
 class CalibrationSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ def test_the_demo_shows_four_variants_of_the_shipped_detector() -> None:
     assert [entry.reference for entry in demo.models] == ["tinydet"]
     assert demo.recipes == ("fp32", "ort_format", "int8_ptq", "int8_ptq_all")
     assert demo.baseline == "fp32"
-    assert demo.data == DataSource("shapes", "shapes", "test")
+    assert demo.data == DataSource("shapes", "shapes", "val")
     assert demo.calibration is not None
     assert demo.calibration.split != demo.data.split
     assert (demo.profile.name, demo.profile.blocks, demo.profile.accuracy_images) == ("demo", 3, 64)
