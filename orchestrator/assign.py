@@ -1,0 +1,126 @@
+"""From a plan to each board's work: variants are built for its instruction set, or named as
+impossible with the reason, and each trial gets its specification and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent import wire
+from models.build import VariantRequest, build_many
+from models.describe import Description
+from models.store import Artifact, ArtifactStore
+from orchestrator.execute import Assignment, Work
+from orchestrator.gate import Gate
+from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.prepare import TIMED_IMAGES, Prepared
+from orchestrator.transfer import File
+
+BUILD_WORKERS = 2
+
+VariantKey = tuple[str, str]
+"""Model and recipe, by the names of the experiment."""
+
+
+@dataclass(frozen=True)
+class BuiltVariant:
+    """An artifact for one instruction set, and how it is fed and read."""
+
+    artifact: Artifact
+    description: Description
+
+
+Built = Mapping[tuple[str, str, str], BuiltVariant | wire.BenchError]
+"""By model, recipe and instruction set."""
+
+
+def requests(prepared: Prepared, isas: Sequence[str]) -> dict[tuple[str, str, str], VariantRequest]:
+    """What has to exist before boards of these instruction sets can measure."""
+    return {
+        (model_name, recipe_name, isa): VariantRequest(
+            model=model,
+            recipe=recipe,
+            isa=isa,
+            calibration=prepared.calibration_for(model) if recipe.needs_calibration else None,
+        )
+        for isa in sorted(set(isas))
+        for model_name, model in prepared.models.items()
+        for recipe_name, recipe in prepared.recipes.items()
+    }
+
+
+def build_all(
+    prepared: Prepared, isas: Sequence[str], store: ArtifactStore, log: Callable[[str], None]
+) -> Built:
+    """Build what is not cached; a variant that cannot be built is an error in its place."""
+    wanted = requests(prepared, isas)
+    results = build_many(list(wanted.values()), store, BUILD_WORKERS, log)
+    return {
+        key: result
+        if isinstance(result, wire.BenchError)
+        else BuiltVariant(result, describe_artifact(result))
+        for key, result in zip(wanted, results, strict=True)
+    }
+
+
+def assign(
+    plan: Plan, prepared: Prepared, isas: Mapping[str, str], built: Built
+) -> dict[str, Assignment]:
+    """Each board's assignment, in the plan's order; a pure function."""
+    cooldown = prepared.experiment.cooldown
+    gate = None if cooldown is None else Gate(cooldown.max_temp_c, cooldown.timeout_s)
+    assignments = {}
+    for board, trials in plan.boards.items():
+        work, impossible = [], []
+        for trial in trials:
+            variant = built[trial.model, trial.recipe, isas[board]]
+            if isinstance(variant, wire.BenchError):
+                impossible.append((trial, str(variant)))
+            else:
+                work.append(_work(plan, prepared, trial, variant))
+        assignments[board] = Assignment(tuple(work), tuple(impossible), gate)
+    return assignments
+
+
+def _work(plan: Plan, prepared: Prepared, trial: PlannedTrial, variant: BuiltVariant) -> Work:
+    artifact, scored = variant.artifact, prepared.scored
+    files = [File(artifact.sha256, artifact.size_bytes, artifact.path)]
+    prep, images = variant.description.prep, ()
+    if prep is not None and scored is not None:
+        images = scored.refs(TIMED_IMAGES)
+    evaluation = _evaluation(prepared, trial, variant.description)
+    used = evaluation.images if evaluation is not None else images
+    if scored is not None:
+        files += [scored.files[image.image_id] for image in used]
+    shapes = {} if images else dict(prepared.models[trial.model].shapes)
+    spec = wire.TrialSpec(
+        trial_id=trial.trial_id,
+        run_id=plan.run_id,
+        artifact=wire.ArtifactRef(
+            sha256=artifact.sha256, size_bytes=artifact.size_bytes, format=artifact.format
+        ),
+        options=trial.options,
+        scenario=trial.scenario,
+        inputs=wire.Inputs(
+            images=images, prep=prep if images else None, shapes=shapes, seed=plan.seed
+        ),
+        deadline_ns=trial.deadline_ns,
+        evaluation=evaluation,
+    )
+    return Work(trial, spec, tuple(files))
+
+
+def _evaluation(
+    prepared: Prepared, trial: PlannedTrial, description: Description
+) -> wire.Evaluation | None:
+    """What the board evaluates; None where no accuracy can be had."""
+    model, scored = prepared.models[trial.model], prepared.scored
+    known = description.head is not None and description.prep is not None
+    if not (trial.evaluate and model.trained and known) or scored is None:
+        return None
+    return wire.Evaluation(
+        images=scored.refs(len(scored.subset.images)),
+        prep=description.prep,
+        head=description.head,
+        max_duration_ns=trial.evaluation_cap_ns,
+    )

@@ -1,0 +1,151 @@
+"""What an experiment names, found and checked before any board is contacted.
+
+Models, recipes and data sets are resolved here, so that a wrong name or folder is refused
+while nothing has been built, pushed or measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import wire
+from models import data, recipes, zoo
+from models.data import DataSpec, DetectionSet, LabelledImage
+from models.errors import DataError
+from models.recipes import Recipe
+from models.spec import CalibrationSpec, ModelSpec, calibration
+from orchestrator.errors import ExperimentError
+from orchestrator.experiment import CalibrationSource, DataSource, Experiment, recipe_name
+from orchestrator.transfer import File
+from orchestrator.workspace import Workspace
+
+TIMED_IMAGES = 8
+"""How many images the timed loop cycles through; their tensors stay in the board's memory."""
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """The seeded subset of a data set that boards evaluate, ready to be pushed."""
+
+    spec: DataSpec
+    subset: DetectionSet
+    total_images: int
+    seed: int
+    files: Mapping[str, File]
+    """By image id."""
+
+    def refs(self, count: int) -> tuple[wire.ImageRef, ...]:
+        """The first `count` images as a board knows them."""
+        return tuple(
+            wire.ImageRef(sha256=self.files[image.image_id].sha256, image_id=image.image_id)
+            for image in self.subset.images[:count]
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that an experiment names, by the names that its trials use."""
+
+    experiment: Experiment
+    models: Mapping[str, ModelSpec]
+    recipes: Mapping[str, Recipe]
+    scored: ScoredSet | None
+    calibration_images: tuple[Path, ...]
+
+    def calibration_for(self, model: ModelSpec) -> CalibrationSpec | None:
+        """The calibration images, prepared as this model wants them."""
+        if not self.calibration_images:
+            return None
+        return calibration(self.calibration_images, model.prep)
+
+
+def resolve(experiment: Experiment, workspace: Workspace, seed: int, log: Log) -> Prepared:
+    """Find everything; raises UnknownName, ModelsError and its kinds, ExperimentError."""
+    models = {
+        entry.name: zoo.resolve(
+            entry.reference,
+            shapes=entry.shapes,
+            imgsz=entry.imgsz,
+            base_dir=experiment.base_dir,
+        )
+        for entry in experiment.models
+    }
+    chosen = {recipe_name(reference): recipes.get(reference) for reference in experiment.recipes}
+    scored = _scored(experiment, workspace, seed, log)
+    needs = [name for name, recipe in chosen.items() if recipe.needs_calibration]
+    images = _calibration_images(experiment, workspace, seed, log) if needs else ()
+    if needs and not images:
+        raise ExperimentError(
+            f"recipe '{needs[0]}' takes quantization ranges from real inputs; name a folder of "
+            f"images (or .npy tensors) with --calibration or `calibration:`"
+        )
+    return Prepared(experiment, models, chosen, scored, images)
+
+
+def _scored(
+    experiment: Experiment, workspace: Workspace, seed: int, log: Log
+) -> ScoredSet | None:
+    source = experiment.data
+    if source is None or experiment.profile.accuracy_images == 0:
+        return None
+    whole, spec = _load(source, workspace, log)
+    subset = whole.subset(experiment.profile.accuracy_images, seed)
+    files = {image.image_id: _file(image) for image in subset.images}
+    return ScoredSet(spec, subset, len(whole.images), seed, files)
+
+
+def _load(
+    source: DataSource | CalibrationSource, workspace: Workspace, log: Log
+) -> tuple[DetectionSet, DataSpec]:
+    layout = "auto" if source.layout == "images" else source.layout
+    spec = DataSpec(source=source.source, layout=layout, split=source.split)
+    log(f"data: reading {source.source} ({source.split})")
+    return data.load(spec, workspace.cache / "data"), spec
+
+
+def _file(image: LabelledImage) -> File:
+    return file_of(image.path)
+
+
+def file_of(path: Path) -> File:
+    """A file with its digest; raises DataError when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return File(digest, path.stat().st_size, path)
+    except OSError as exc:
+        raise DataError(f"{path}: {exc.strerror}") from exc
+
+
+def _calibration_images(
+    experiment: Experiment, workspace: Workspace, seed: int, log: Log
+) -> tuple[Path, ...]:
+    """The calibration images: a seeded choice, never from the split that is scored."""
+    source = experiment.calibration
+    if source is None:
+        if experiment.data is None:
+            return ()
+        source = CalibrationSource(experiment.data.source, experiment.data.layout)
+        if experiment.data.split == source.split:
+            return ()
+    if source.layout in ("auto", "images") and _is_plain_folder(Path(source.source)):
+        return _choose(data.image_files(Path(source.source)), source.images, seed)
+    whole, _ = _load(source, workspace, log)
+    return tuple(image.path for image in whole.subset(source.images, seed).images)
+
+
+def _is_plain_folder(path: Path) -> bool:
+    """True for a folder whose own files are images or tensors, as no labelled layout has."""
+    suffixes = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".npy", ".npz"}
+    return path.is_dir() and any(item.suffix.lower() in suffixes for item in path.iterdir())
+
+
+def _choose(paths: Sequence[Path], count: int, seed: int) -> tuple[Path, ...]:
+    """A seeded choice that no Python version changes: the smallest digests of seed and name."""
+    ranked = sorted(paths, key=lambda p: hashlib.sha256(f"{seed}/{p.name}".encode()).digest())
+    return tuple(sorted(ranked[:count]))
