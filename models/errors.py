@@ -51,3 +51,15 @@ class RecipeError(ModelsError):
     """Unknown recipe or step, or a bad parameter."""
 
     exit_code = 27
+
+
+class ShapeNeeded(ModelsError):
+    """An input has dynamic dimensions and no usable shape was given; the message has the option."""
+
+    exit_code = 64
+
+
+class ArtifactLost(ModelsError):
+    """A built artifact is gone or no longer has the bytes that its name promises."""
+
+    exit_code = 65

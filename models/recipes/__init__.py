@@ -1,0 +1,142 @@
+"""Recipes: named, ordered steps with parameters, as YAML. Shipped ones lie beside this file.
+
+description: What the recipe is for, in one sentence.
+steps:
+  - step: int8_ptq
+    exclude: [decode]
+  - step: ort_format
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from models.errors import RecipeError
+from models.steps import RECIPE_STEPS
+
+_FOLDER = Path(__file__).parent
+_FIELDS = ("description", "steps")
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """A step of a recipe; `params` holds every parameter, the defaults filled in."""
+
+    name: str
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ordered steps under a name; no steps means the model as it is (`fp32`)."""
+
+    name: str
+    steps: tuple[StepSpec, ...]
+    description: str
+
+    @property
+    def needs_calibration(self) -> bool:
+        """True when a step needs calibration data."""
+        return any(RECIPE_STEPS[step.name].needs_calibration for step in self.steps)
+
+
+def names() -> tuple[str, ...]:
+    """The shipped recipes, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def get(name_or_path: str, base_dir: Path | None = None) -> Recipe:
+    """A shipped recipe by name, or one from a YAML file.
+
+    A relative path is looked up in `base_dir`, then in the working directory. Raises
+    RecipeError naming file, field, what was expected and the nearest match.
+    """
+    if name_or_path in names():
+        return _read(_FOLDER / f"{name_or_path}.yaml")
+    path = Path(name_or_path).expanduser()
+    if path.suffix not in (".yaml", ".yml") and path.parent == Path():
+        raise RecipeError(
+            f"no recipe named {name_or_path!r}{_near(name_or_path, names())}; "
+            f"known: {', '.join(names())}, or a path to a YAML file"
+        )
+    for folder in (base_dir, Path.cwd()):
+        if folder is not None and (folder / path).is_file():
+            return _read(folder / path)
+    raise RecipeError(f"no recipe file {name_or_path!r}")
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RecipeError(f"{path}: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: expected fields {' and '.join(_FIELDS)}, got {content!r}")
+    _refuse_unknown(content, _FIELDS, str(path), "field")
+    description = content.get("description", "")
+    if not isinstance(description, str):
+        raise RecipeError(f"{path}: description: expected text, got {description!r}")
+    steps = content.get("steps")
+    if not isinstance(steps, list):
+        raise RecipeError(f"{path}: steps: expected a list (empty for none), got {steps!r}")
+    parsed = tuple(_step(entry, f"{path}: steps[{i}]") for i, entry in enumerate(steps))
+    _refuse_broken_chain(parsed, path)
+    return Recipe(path.stem, parsed, description.strip())
+
+
+def _step(entry: object, where: str) -> StepSpec:
+    """One entry of `steps`, its parameters checked and completed."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), str):
+        raise RecipeError(
+            f"{where}: expected `step:` with one of {', '.join(RECIPE_STEPS)}, got {entry!r}"
+        )
+    name = entry["step"]
+    if name not in RECIPE_STEPS:
+        raise RecipeError(
+            f"{where}.step: no step named {name!r}{_near(name, tuple(RECIPE_STEPS))}; "
+            f"known: {', '.join(RECIPE_STEPS)}"
+        )
+    params = {key: value for key, value in entry.items() if key != "step"}
+    kind = RECIPE_STEPS[name].params
+    _refuse_unknown(params, kind.__struct_fields__, where, f"parameter of {name}")
+    try:
+        complete = msgspec.convert(params, kind)
+    except msgspec.ValidationError as exc:
+        raise RecipeError(f"{where}: {exc}") from exc
+    return StepSpec(name, msgspec.to_builtins(complete))
+
+
+def _refuse_broken_chain(steps: Sequence[StepSpec], path: Path) -> None:
+    """Each step takes the format that the one before it makes; the first takes ONNX."""
+    made, maker = "onnx", "the model"
+    for index, spec in enumerate(steps):
+        step = RECIPE_STEPS[spec.name]
+        if step.accepts != made:
+            raise RecipeError(
+                f"{path}: steps[{index}]: {spec.name} takes an {step.accepts} file, but {maker} "
+                f"before it makes {made}; change the order"
+            )
+        made, maker = step.makes, spec.name
+
+
+def _refuse_unknown(given: dict[Any, Any], known: Sequence[str], where: str, what: str) -> None:
+    for key in given:
+        if key not in known:
+            expected = ", ".join(known) or "none"
+            raise RecipeError(
+                f"{where}: unknown {what} {key!r}{_near(str(key), known)}; expected: {expected}"
+            )
+
+
+def _near(word: str, choices: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

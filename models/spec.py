@@ -1,0 +1,87 @@
+"""What a model is before anything is built from it, and what it is calibrated with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent.wire import DetectHead, ImagePrep
+from models.errors import DataError
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    `reference` is what names it to its reader: a path, or a name such as `yolov8n.pt`.
+    `sha256` is the digest of its file (with external data: of all its files), None where the
+    file is still to be downloaded. `imgsz_px` is the square size of an export, if one is made.
+    """
+
+    kind: Literal["onnx", "ultralytics"]
+    path: Path | None
+    reference: str
+    sha256: str | None
+    imgsz_px: int | None = None
+
+    @property
+    def identity(self) -> str:
+        """What stands for the source in the keys of everything built from it."""
+        if self.kind == "onnx" and self.sha256 is not None:
+            return self.sha256
+        return f"{self.kind}:{self.reference}:{self.sha256 or 'downloaded'}"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model and how to feed and read it.
+
+    `task`, `head`, `prep` and `class_names` are empty where they are unknown; accuracy is then
+    unavailable. `shapes` fixes dynamic inputs by name. `note` says in words what a reader of
+    the figures should know.
+    """
+
+    name: str
+    source: ModelSource
+    task: Literal["detect"] | None
+    head: DetectHead | None
+    prep: ImagePrep | None
+    class_names: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    trained: bool = True
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """Files that show a quantizer what real input looks like.
+
+    `images` are image files, prepared by `prep`, or `.npy`/`.npz` tensors, taken as they are.
+    `digest` is the sha256 over their contents, in order, and `prep`.
+    """
+
+    images: tuple[Path, ...]
+    prep: ImagePrep | None
+    digest: str
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def calibration(images: Sequence[Path], prep: ImagePrep | None) -> CalibrationSpec:
+    """A CalibrationSpec over `images` with its digest; raises DataError when one is unreadable."""
+    if not images:
+        raise DataError("calibration: no files were given; give a folder of images")
+    total = hashlib.sha256(repr(prep).encode())
+    for path in images:
+        try:
+            total.update(bytes.fromhex(file_digest(path)))
+        except OSError as exc:
+            raise DataError(f"calibration: {path}: {exc.strerror or exc}") from exc
+    return CalibrationSpec(tuple(images), prep, total.hexdigest())

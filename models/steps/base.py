@@ -1,0 +1,87 @@
+"""What a step is: an artifact in, a new artifact out."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models.spec import CalibrationSpec, ModelSpec
+from models.store import Format
+
+Log = Callable[[str], None]
+
+
+class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of a step's parameters: every field has a default and is part of the step's key."""
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What a step is given.
+
+    `source` is the parent's file, read only. The step writes under `work`, which is removed
+    afterwards; `cache` is a folder that stays, for downloads. `choices` is what the step
+    itself chose for the target.
+    """
+
+    source: Path | None
+    model: ModelSpec
+    isa: str
+    params: Any
+    choices: dict[str, str]
+    calibration: CalibrationSpec | None
+    work: Path
+    cache: Path
+    log: Log
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step's new file, and what only the step can tell of it.
+
+    `node_counts` is given where the file cannot be inspected as ONNX (ORT format): the
+    operators of the very graph that was written.
+    """
+
+    path: Path
+    node_counts: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind of step, declared without what it needs: `module` has the function `run`.
+
+    `choices` gives what follows from the target's instruction set, and nothing else of it may
+    change the result: boards with equal choices share one artifact. `tools` are the packages
+    whose versions are part of the step's key. `accepts` is None for steps that start a chain.
+    """
+
+    name: str
+    params: type[Params]
+    accepts: Format | None
+    makes: Format
+    tools: tuple[str, ...]
+    needs_calibration: bool
+    choices: Callable[[Any, str], dict[str, str]]
+    module: str
+
+    def run(self, given: StepInput) -> StepResult:
+        """Import the step's module, with what it needs, and run it."""
+        run: Callable[[StepInput], StepResult] = importlib.import_module(self.module).run
+        return run(given)
+
+
+@functools.cache
+def tool_version(package: str) -> str:
+    """The installed version of a package, without importing it; 'absent' where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

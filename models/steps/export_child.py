@@ -1,0 +1,88 @@
+"""Program: exports an ultralytics model to ONNX. Run in a process of its own by step `export`.
+
+Reads one JSON argument; writes `result.json` into its working folder, `{}` on success or
+`{"failed": STAGE, "error": TEXT}`. Its output is what ultralytics prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from models.onnxfile import first_line
+
+_SEED = 0
+
+
+class _Stage(Exception):
+    """A stage failed: its name, and the reason."""
+
+
+def main(argument: str) -> None:
+    """Export as the JSON request says."""
+    result: dict[str, str] = {}
+    try:
+        _export(json.loads(argument))
+    except _Stage as exc:
+        stage, reason = exc.args
+        result = {"failed": stage, "error": reason}
+    Path("result.json").write_text(json.dumps(result))
+
+
+def _export(request: dict[str, Any]) -> None:
+    os.environ["YOLO_AUTOINSTALL"] = "false"
+    os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
+    try:
+        import torch  # noqa: PLC0415 - its absence is reported, not raised
+        from ultralytics import YOLO  # noqa: PLC0415 - as above, and after the settings
+    except ImportError as exc:
+        raise _Stage("import", str(exc)) from exc
+    source = request["source"]
+    if source.endswith(".pt"):
+        source = _private(_weights(source, Path(request["weights"])))
+    elif Path(source).is_absolute():
+        source = _private(Path(source))
+    torch.manual_seed(_SEED)  # an untrained network is the same one each time
+    try:
+        model = YOLO(source)
+    except Exception as exc:
+        raise _Stage("load", f"{type(exc).__name__}: {first_line(exc)}") from exc
+    try:
+        exported = model.export(
+            format="onnx", imgsz=request["imgsz_px"], opset=request["opset"], simplify=True
+        )
+    except Exception as exc:
+        raise _Stage("export", f"{type(exc).__name__}: {first_line(exc)}") from exc
+    shutil.move(exported, request["target"])
+
+
+def _weights(source: str, folder: Path) -> Path:
+    """The weights: where they are, or where ultralytics keeps its own, or downloaded."""
+    from ultralytics.utils import SETTINGS  # noqa: PLC0415 - after the settings
+    from ultralytics.utils.downloads import attempt_download_asset  # noqa: PLC0415 - as above
+
+    if Path(source).is_absolute():
+        return Path(source)
+    kept = Path(SETTINGS["weights_dir"]) / source
+    try:
+        found = kept if kept.is_file() else Path(attempt_download_asset(folder / source))
+    except Exception as exc:
+        raise _Stage("weights", f"{type(exc).__name__}: {first_line(exc)}") from exc
+    if not found.is_file():
+        raise _Stage("weights", "the download gave no file")
+    return found
+
+
+def _private(path: Path) -> str:
+    """A copy in the working folder: an export is written beside its source."""
+    copy = Path.cwd() / path.name
+    shutil.copyfile(path, copy)
+    return str(copy)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,113 @@
+"""The kinds of steps: their parameters, what they choose for a target, where they are done.
+
+Imports nothing heavy: recipes and keys need this module, only building needs the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from models.steps.base import Params, Step
+from models.steps.isa import family, host_isa, nchwc_block
+
+DECODE = "decode"
+"""In `exclude`: the nodes that turn the head's raw outputs into boxes and scores."""
+
+OPSET = 18
+"""Read by every onnxruntime from 1.14 on, so by the last one for Python 3.9 too."""
+
+
+class ImportParams(Params, frozen=True):
+    """No parameters."""
+
+
+class ExportParams(Params, frozen=True):
+    """`imgsz_px` is the height and width of the exported input."""
+
+    imgsz_px: int = 640
+    opset: int = OPSET
+
+
+class OrtFormatParams(Params, frozen=True):
+    """No parameters: the target decides."""
+
+
+class Int8Params(Params, frozen=True):
+    """`exclude` keeps nodes in float, by patterns of names or the word `decode`."""
+
+    exclude: tuple[str, ...] = (DECODE,)
+    per_channel: bool = True
+    reduce_range: bool = False
+    activation: Literal["auto", "u8", "s8"] = "auto"
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+
+
+def no_choices(_params: Any, _isa: str) -> dict[str, str]:
+    """For steps whose result is the same on every board."""
+    return {}
+
+
+def int8_choices(params: Any, isa: str) -> dict[str, str]:
+    """`activation`: s8 for Arm, u8 elsewhere, unless the recipe says.
+
+    With s8 on x86-64 ONNX Runtime fuses 6 of yolov8n's 64 convolutions, with u8 63.
+    """
+    if params.activation != "auto":
+        return {"activation": params.activation}
+    return {"activation": "s8" if family(isa) == "aarch64" else "u8"}
+
+
+def ort_choices(_params: Any, isa: str) -> dict[str, str]:
+    """`target` as the converter's --target_platform; `layout` of float convolutions.
+
+    NCHWc is up to a third faster on x86-64, but a file that holds it is only right on CPUs
+    with this host's block size, so it is used where the target's instruction set equals this
+    host's.
+    """
+    if family(isa) == "aarch64":
+        return {"target": "arm", "layout": "nchw"}
+    if family(isa) == "x86_64" and isa == host_isa():
+        return {"target": "amd64", "layout": f"nchw{nchwc_block()}c"}
+    return {"target": "amd64", "layout": "nchw"}
+
+
+IMPORT = Step(
+    name="import",
+    params=ImportParams,
+    accepts=None,
+    makes="onnx",
+    tools=(),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.take",
+)
+EXPORT = Step(
+    name="export",
+    params=ExportParams,
+    accepts=None,
+    makes="onnx",
+    tools=("torch", "ultralytics", "onnx", "onnxslim"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.export",
+)
+INT8_PTQ = Step(
+    name="int8_ptq",
+    params=Int8Params,
+    accepts="onnx",
+    makes="onnx",
+    tools=("onnx", "onnxruntime", "numpy"),
+    needs_calibration=True,
+    choices=int8_choices,
+    module="models.steps.int8_ptq",
+)
+ORT_FORMAT = Step(
+    name="ort_format",
+    params=OrtFormatParams,
+    accepts="onnx",
+    makes="ort",
+    tools=("onnxruntime",),
+    needs_calibration=False,
+    choices=ort_choices,
+    module="models.steps.ort_format",
+)

@@ -1,0 +1,233 @@
+"""Artifacts on disk: immutable files named by their sha256, each with a manifest beside it.
+
+    ROOT/artifacts/ab/abcd....onnx   the file (or .ort); read-only, verified when it is read
+    ROOT/artifacts/ab/abcd....json   its Manifest; written before the file appears
+    ROOT/index/ef/efgh....           a step's key -> the sha256 of what the step made
+    ROOT/locks/efgh....lock          one builder at a time for one step's key
+    ROOT/tmp/                        work in progress; nothing in it is ever read back
+    ROOT/quarantine/                 files whose bytes no longer matched their names
+    ROOT/weights/                    weights that ultralytics downloaded
+
+Every file appears by rename after fsync, so a killed builder leaves nothing half-made.
+This module imports neither onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from models.errors import ArtifactLost
+from models.spec import file_digest
+from models.tensors import TensorInfo
+
+Format = Literal["onnx", "ort"]
+_FORMATS: tuple[Format, ...] = ("onnx", "ort")
+_STALE_TMP_S = 24 * 3600
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class StepRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of an artifact's making: its parameters and what followed from the target."""
+
+    name: str
+    params: dict[str, Any]
+    choices: dict[str, str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an artifact came from and what is in it.
+
+    `model`, `recipe` and `isa` say what it was first built for: another recipe or board may
+    share it. `steps` is the whole way from the source to here. `fused_kernels` counts, by
+    operator, the quantized kernels that ONNX Runtime makes of it and `unfused_qdq` the
+    QuantizeLinear and DequantizeLinear nodes that stay; both are None where they could not be
+    counted, and `fused_note` says why. Fields that a newer version adds are ignored.
+    """
+
+    schema: int = 1
+    sha256: str
+    size_bytes: int
+    format: Format
+    parent_sha256: str | None
+    model: str
+    recipe: str
+    isa: str
+    steps: tuple[StepRecord, ...]
+    tool_versions: dict[str, str]
+    calibration_digest: str | None
+    calibration_items: int | None
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    opset: int
+    parameters: int
+    weight_bytes: int
+    node_counts: dict[str, int]
+    fused_kernels: dict[str, int] | None
+    unfused_qdq: int | None
+    fused_note: str | None
+    created_utc: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified file of the store."""
+
+    sha256: str
+    size_bytes: int
+    format: Format
+    path: Path
+    manifest: Manifest
+
+
+class ArtifactStore:
+    """The store under `root`, made on first use. Safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, sha256: str) -> Artifact | None:
+        """The artifact, its bytes verified; None when it is absent or was damaged.
+
+        A damaged file is moved to quarantine, so that it is built again.
+        """
+        for kind in _FORMATS:
+            path = self._path(sha256, kind)
+            if path.is_file():
+                return self._verified(sha256, kind, path)
+        return None
+
+    def get(self, sha256: str) -> Artifact:
+        """The artifact, its bytes verified; raises ArtifactLost when absent or damaged."""
+        artifact = self.find(sha256)
+        if artifact is None:
+            raise ArtifactLost(
+                f"artifact {sha256[:12]}: absent or damaged in {self.root} (damaged files are in "
+                f"{self.root / 'quarantine'}); build it again with `orchestrator build`"
+            )
+        return artifact
+
+    def add(self, file: Path, manifest: Manifest) -> Artifact:
+        """Take `file`, which is moved, under `manifest.sha256`, which the caller computed.
+
+        An artifact that is already there keeps its manifest. Raises OSError (a full disk).
+        """
+        path = self._path(manifest.sha256, manifest.format)
+        known = self.find(manifest.sha256)
+        if known is not None:
+            file.unlink()
+            return known
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(manifest)))
+        _sync(file)
+        file.chmod(0o444)
+        file.replace(path)
+        _sync(path.parent)
+        return Artifact(manifest.sha256, manifest.size_bytes, manifest.format, path, manifest)
+
+    def lookup(self, key: str) -> str | None:
+        """The sha256 of what the step with this key made, None where it never ran here."""
+        try:
+            text = (self.root / "index" / key[:2] / key).read_text(errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        return text if _SHA256.fullmatch(text) else None
+
+    def remember(self, key: str, sha256: str) -> None:
+        """Record what the step with this key made."""
+        path = self.root / "index" / key[:2] / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(path, f"{sha256}\n".encode())
+        _sync(path.parent)
+
+    @contextlib.contextmanager
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the key's lock; the kernel frees it when its holder dies.
+
+        `waiting` is called once where another process holds it.
+        """
+        path = self.root / "locks" / f"{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def workdir(self) -> Iterator[Path]:
+        """A scratch folder on the store's own file system, removed afterwards."""
+        parent = self.root / "tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+    def _path(self, sha256: str, kind: Format) -> Path:
+        return self.root / "artifacts" / sha256[:2] / f"{sha256}.{kind}"
+
+    def _verified(self, sha256: str, kind: Format, path: Path) -> Artifact | None:
+        try:
+            manifest = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Manifest)
+            size_bytes = path.stat().st_size
+            if size_bytes == manifest.size_bytes and file_digest(path) == sha256:
+                return Artifact(sha256, size_bytes, kind, path, manifest)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            pass
+        self._quarantine(path)
+        return None
+
+    def _quarantine(self, path: Path) -> None:
+        folder = self.root / "quarantine"
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = time.time_ns()
+        for file in (path, path.with_suffix(".json")):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                file.replace(folder / f"{stamp}-{file.name}")
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write by temporary file, fsync and rename."""
+        parent = self.root / "tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed builder left, a day later: no build takes that long."""
+    oldest = time.time() - _STALE_TMP_S
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,0 +1,284 @@
+"""From a name or a path that a user typed to a ModelSpec.
+
+Three kinds: `tinydet`, which is shipped; any `.onnx` file; and ultralytics names, `.pt` and
+`.yaml`, which need the extra `models`. Nothing here imports torch or ultralytics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.wire import ImagePrep
+from models import describe
+from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable, ShapeNeeded
+from models.spec import ModelSource, ModelSpec, file_digest
+from models.store import Artifact
+from models.tensors import Shape, TensorInfo, fits, show_shape
+
+SHIPPED = {"tinydet": Path(__file__).parent / "weights" / "tinydet.onnx"}
+
+DEFAULT_IMGSZ_PX = 640
+_CLASSIFY_IMGSZ_PX = 224
+_EXTRA = ("torch", "torchvision", "ultralytics", "onnx", "onnxslim")
+_EXTRA_COMMAND = "python -m pip install 'edge-orchestrator[models]' (in a checkout: '.[models]')"
+_EXAMPLE_SIDE_PX = 224
+
+_DETECTORS = (
+    *(f"yolov8{size}" for size in "nsmlx"),
+    *(f"yolo11{size}" for size in "nsmlx"),
+    *(f"yolo12{size}" for size in "nsmlx"),
+    *(f"yolo26{size}" for size in "nsmlx"),
+    *(f"yolov9{size}" for size in "tsmce"),
+    *(f"yolov10{size}" for size in "nsmblx"),
+    *(f"yolov5{size}u" for size in "nsmlx"),
+    *("yolov3u", "yolov3-sppu", "yolov3-tinyu"),
+)
+_OTHER_TASKS = tuple(
+    f"{family}{size}-{task}"
+    for family in ("yolov8", "yolo11", "yolo26")
+    for size in "nsmlx"
+    for task in ("seg", "cls", "pose", "obb")
+)
+_KNOWN = frozenset((*_DETECTORS, *_OTHER_TASKS))
+_YAMLS = frozenset(name.removesuffix("u") for name in _KNOWN)
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `resolve` knows, the shipped ones first."""
+    return (*SHIPPED, *_DETECTORS, *_OTHER_TASKS)
+
+
+def resolve(
+    reference: str,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    imgsz: int | None = None,
+    base_dir: Path | None = None,
+) -> ModelSpec:
+    """The model that `reference` names: a name of `names()`, or a path.
+
+    Relative paths are looked up in `base_dir`, then in the working directory. `shapes` fixes
+    dynamic inputs by name; `imgsz` is the square input size in pixels of an export or of a
+    dynamic image input. Raises ModelNotFound with the nearest match, ModelUnreadable,
+    ShapeNeeded with the option to type, ExtraMissing with the command to run.
+    """
+    given = dict(shapes or {})
+    if reference in SHIPPED:
+        return _from_onnx(SHIPPED[reference], reference, reference, given, imgsz)
+    suffix = Path(reference).suffix.lower()
+    found = _find(reference, base_dir)
+    if suffix == ".onnx":
+        if found is None:
+            raise ModelNotFound(_missing(reference, base_dir))
+        return _from_onnx(found, found.stem, reference, given, imgsz)
+    if suffix in (".pt", ".yaml", ".yml") or reference in _KNOWN:
+        return _from_ultralytics(reference, suffix, found, imgsz, base_dir)
+    if found is not None:
+        raise ModelUnreadable(f"{found}: a model is an .onnx, .pt or .yaml file")
+    raise ModelNotFound(_missing(reference, base_dir))
+
+
+def describe_artifact(artifact: Artifact) -> describe.Description:
+    """What a built artifact does, from its manifest alone."""
+    manifest = artifact.manifest
+    return describe.describe_io(manifest.inputs, manifest.outputs, manifest.metadata)
+
+
+def complete(spec: ModelSpec, artifact: Artifact) -> ModelSpec:
+    """The spec with what only a build could tell: task, head, letterbox and class names.
+
+    For ultralytics sources, which are unknown until they are exported; others come back as
+    they are.
+    """
+    if spec.source.kind != "ultralytics":
+        return spec
+    found = describe_artifact(artifact)
+    note = "; ".join(text for text in (spec.note, found.reason) if text) or None
+    return dataclasses.replace(
+        spec,
+        task=found.task,
+        head=found.head,
+        prep=found.prep,
+        class_names=found.class_names,
+        note=note,
+    )
+
+
+def _from_onnx(
+    path: Path,
+    name: str,
+    reference: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    imgsz: int | None,
+) -> ModelSpec:
+    from models import onnxfile  # noqa: PLC0415 - onnx takes 0.3 s; names alone do not need it
+
+    info = onnxfile.describe(path)
+    size = (imgsz, imgsz) if imgsz else None
+    fixed = fix_shapes(info.inputs, shapes, size or describe.image_size(info.metadata), str(path))
+    if imgsz is not None:
+        _refuse_other_size(info.inputs, imgsz, str(path))
+    inputs = {
+        input_name: TensorInfo(tensor.dtype, fixed.get(input_name, tensor.shape))
+        for input_name, tensor in info.inputs.items()
+    }
+    found = describe.describe_io(inputs, info.outputs, info.metadata)
+    return ModelSpec(
+        name=name,
+        source=ModelSource("onnx", path, reference, onnxfile.source_digest(path, info)),
+        task=found.task,
+        head=found.head,
+        prep=found.prep,
+        class_names=found.class_names,
+        shapes=fixed,
+        note=found.reason,
+    )
+
+
+def fix_shapes(
+    inputs: Mapping[str, TensorInfo],
+    shapes: Mapping[str, tuple[int, ...]],
+    image_size: tuple[int, int] | None,
+    where: str,
+) -> dict[str, tuple[int, ...]]:
+    """A full shape for each dynamic input; static inputs are left out.
+
+    An image input may take (height, width) from `image_size`; any other dynamic input needs
+    an entry in `shapes`. Raises ShapeNeeded naming the input, its dimensions and the option.
+    """
+    for name in shapes:
+        if name not in inputs:
+            near = _near(name, tuple(inputs))
+            raise ShapeNeeded(
+                f"{where}: --shape {name}=...: no such input; it has {', '.join(inputs)}{near}"
+            )
+    fixed: dict[str, tuple[int, ...]] = {}
+    for name, tensor in inputs.items():
+        if name in shapes:
+            _refuse_misfit(name, tensor.shape, shapes[name], where)
+        if tensor.fixed:
+            continue
+        if name in shapes:
+            fixed[name] = shapes[name]
+        elif image_size and tensor.shape is not None and describe.is_image(tensor.shape):
+            shape = (1, 3, *image_size)
+            _refuse_misfit(name, tensor.shape, shape, where)
+            fixed[name] = shape
+        else:
+            raise ShapeNeeded(
+                f"{where}: input {name!r} has dynamic dimensions "
+                f"{show_shape(tensor.shape)}; add --shape {_example(name, tensor.shape)}"
+            )
+    return fixed
+
+
+def _refuse_misfit(name: str, shape: Shape | None, given: tuple[int, ...], where: str) -> None:
+    if not fits(shape, given) or any(n < 1 for n in given):
+        raise ShapeNeeded(
+            f"{where}: --shape {name}={','.join(map(str, given))} does not fit the input's "
+            f"{show_shape(shape)}; for example --shape {_example(name, shape)}"
+        )
+
+
+def _refuse_other_size(inputs: Mapping[str, TensorInfo], imgsz: int, where: str) -> None:
+    for name, tensor in inputs.items():
+        shape = tensor.shape
+        if shape is not None and describe.is_image(shape) and tensor.fixed:
+            if shape[2:] == (imgsz, imgsz):
+                continue
+            raise ShapeNeeded(
+                f"{where}: input {name!r} is fixed at {show_shape(shape)}, so imgsz "
+                f"{imgsz} cannot be used; export the model again at that size"
+            )
+
+
+def _example(name: str, shape: Shape | None) -> str:
+    """`NAME=1,3,224,224`, with the known dimensions of the input kept."""
+    rank4 = (1, 3, _EXAMPLE_SIDE_PX, _EXAMPLE_SIDE_PX)
+    dims = shape if shape is not None else rank4
+    guess = rank4 if len(dims) == len(rank4) else (1,) * len(dims)
+    values = [dim if isinstance(dim, int) else n for dim, n in zip(dims, guess, strict=True)]
+    return f"{name}={','.join(map(str, values))}"
+
+
+def _from_ultralytics(
+    reference: str, suffix: str, found: Path | None, imgsz: int | None, base_dir: Path | None
+) -> ModelSpec:
+    untrained = suffix in (".yaml", ".yml")
+    stem = Path(reference).stem if suffix else reference
+    known = Path(reference).parent == Path() and stem in (_YAMLS if untrained else _KNOWN)
+    if not suffix:
+        found = _find(f"{reference}.pt", base_dir)
+    if found is None and not known:
+        raise ModelNotFound(_missing(reference, base_dir))
+    _need_extra(reference)
+    file_name = found.name if found else f"{stem}{suffix or '.pt'}"
+    notes = []
+    if untrained:
+        notes.append("untrained: random weights, so accuracy is not given")
+    elif found is None:
+        notes.append(f"trained weights {file_name}: ultralytics looks for them or downloads them")
+    classify = stem.endswith("-cls")
+    size_px = imgsz or (_CLASSIFY_IMGSZ_PX if classify else DEFAULT_IMGSZ_PX)
+    return ModelSpec(
+        # A .yaml keeps its ending: its figures must not pass for the trained model's.
+        name=Path(reference).name if untrained else stem,
+        source=ModelSource(
+            "ultralytics", found, file_name, file_digest(found) if found else None, size_px
+        ),
+        task=None,
+        head=None,
+        prep=None if classify else ImagePrep(height=size_px, width=size_px),
+        class_names=(),
+        trained=not untrained,
+        note="; ".join(notes) or None,
+    )
+
+
+def _need_extra(reference: str) -> None:
+    """Refuse early; finding a package does not import it."""
+    absent = [package for package in _EXTRA if importlib.util.find_spec(package) is None]
+    if absent:
+        raise ExtraMissing(
+            f"model {reference}: needs {', '.join(absent)}; install the extra `models`: "
+            f"{_EXTRA_COMMAND}; or give an .onnx file"
+        )
+
+
+def _find(reference: str, base_dir: Path | None) -> Path | None:
+    """The existing file that a path means, absolute; None where there is none."""
+    path = Path(reference).expanduser()
+    for folder in (base_dir, Path.cwd()):
+        if folder is not None and (folder / path).is_file():
+            return (folder / path).resolve()
+    return None
+
+
+def _missing(reference: str, base_dir: Path | None) -> str:
+    """Why a reference names nothing, with the nearest name or file."""
+    path = Path(reference).expanduser()
+    if not path.suffix and path.parent == Path():
+        near = _near(reference, names())
+        return f"no model named {reference!r}{near}; known: tinydet, yolov8n, ..., or a path"
+    folders = [folder / path.parent for folder in (base_dir, Path.cwd()) if folder is not None]
+    files = [
+        file.name
+        for folder in folders
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".onnx", ".pt", ".yaml")
+    ]
+    known = [f"{name}.pt" for name in _KNOWN] + [f"{name}.yaml" for name in _YAMLS]
+    near = _near(path.name, (*files, *known))
+    searched = " and ".join(dict.fromkeys(str(folder) for folder in folders))
+    return f"no model file {reference!r} (looked in {searched}){near}"
+
+
+def _near(word: str, choices: Sequence[str]) -> str:
+    """`; did you mean X?`, or nothing where no choice is close."""
+    matches = difflib.get_close_matches(word.lower(), choices, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
