@@ -17,6 +17,8 @@ from orchestrator.text import printable
 NONE: Final = "-"
 """What stands where there is no figure."""
 _UNLIMITED_WIDTH: Final = 10_000
+_GAPS: Final = (2, 1)
+"""Blanks between columns: as many as fit."""
 _BOX: Final = box.SIMPLE_HEAD
 _SMALLEST_PLAIN: Final = 1e-4
 _LARGEST_PLAIN: Final = 1e15
@@ -35,14 +37,13 @@ class PipeConsole(Console):
 class Column:
     """A column by its header, which has the unit; `figures` stand to the right.
 
-    A column that is not `needed` is left out where the terminal is too narrow for all,
-    starting with the last such one. Text wider than `max_width` is cut with an ellipsis.
+    Where the terminal is too narrow for all, the columns with the highest `spare` are left
+    out first; those with 0 never are.
     """
 
     header: str
     figures: bool = False
-    needed: bool = True
-    max_width: int | None = None
+    spare: int = 0
 
 
 def console(file: TextIO | None = None) -> Console:
@@ -55,14 +56,22 @@ def console(file: TextIO | None = None) -> Console:
 
 
 def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose cells stand in the order of `columns`."""
+    """Print a table whose cells stand in the order of `columns`.
+
+    Where it is too wide, columns first move together, then those to spare are left out.
+    """
     kept = list(range(len(columns)))
-    while _width(out, _table(columns, rows, kept)) > out.width:
-        droppable = [index for index in kept if not columns[index].needed]
-        if not droppable:
-            break
-        kept.remove(droppable[-1])
-    out.print(_table(columns, rows, kept))
+    while True:
+        for gap in _GAPS:
+            table = _table(columns, rows, kept, gap)
+            if _width(out, table) <= out.width:
+                out.print(table)
+                return
+        spare, index = max((columns[index].spare, index) for index in kept)
+        if not spare:
+            out.print(table)
+            return
+        kept.remove(index)
 
 
 def show_query(out: Console, names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -73,7 +82,7 @@ def show_query(out: Console, names: Sequence[str], rows: Sequence[Sequence[objec
         for name, numeric in zip(names, figures, strict=True)
     ]
     cells = [[value_text(value) for value in row] for row in rows]
-    table = _table(columns, cells, list(range(len(columns))))
+    table = _table(columns, cells, range(len(columns)), _GAPS[0])
     if _width(out, table) <= out.width:
         out.print(table)
         return
@@ -104,8 +113,11 @@ def figure(value: float, digits: int = 6) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: list[int]) -> Table:
-    table = Table(box=_BOX, pad_edge=False, show_edge=False)
+def _table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int], gap: int
+) -> Table:
+    """The kept columns, `gap` blanks apart (one of them is the box's own)."""
+    table = Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
     for index in kept:
         column = columns[index]
         table.add_column(
@@ -113,7 +125,6 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: list[
             justify="right" if column.figures else "left",
             no_wrap=True,
             overflow="ellipsis",
-            max_width=column.max_width,
         )
     for row in rows:
         table.add_row(*(Text(row[index]) for index in kept))

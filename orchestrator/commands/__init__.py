@@ -19,16 +19,29 @@ inventory_option: Final[Any] = click.option(
 
 db_option: Final[Any] = click.option(
     "--db",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="The database; without it, results.sqlite beside the inventory.",
 )
-"""Adds the parameter `db: Path | None`."""
+"""Adds the parameter `db: str | None`: a path, or a URL that SQLAlchemy knows."""
 
 
-def database_path(db: Path | None, inventory: Path | None) -> Path:
-    """The database that a command reads: `--db`, or the one of the workspace.
+def database_location(db: str | None, inventory: Path | None) -> str | Path:
+    """The database that `--db` names, as a URL or a path, or the one of the workspace.
 
     Raises InventoryError where neither is there.
     """
-    return db.expanduser() if db is not None else workspace.find(Path.cwd(), inventory).database
+    if db is None:
+        return workspace.find(Path.cwd(), inventory).database
+    return db if "://" in db else Path(db).expanduser()
+
+
+def database_file(db: str | None, inventory: Path | None) -> Path:
+    """As `database_location`, for a command that reads SQLite's own files only."""
+    location = database_location(db, inventory)
+    if isinstance(location, str):
+        raise click.BadParameter(
+            f"'{location.partition('://')[0]}://...' is no file; ask that database with its own "
+            "client, it has the same tables and views.",
+            param_hint="'--db'",
+        )
+    return location
