@@ -1,4 +1,11 @@
-"""Errors of the store of results; each class has one stable exit code."""
+"""Errors of the store of results; each class has one stable exit code.
+
+ResultsError (40)
+├── DatabaseTooNew (41)
+├── QueryError (42)
+├── UnknownRun (43)
+└── RecordRefused (44)
+"""
 
 from __future__ import annotations
 
@@ -27,3 +34,9 @@ class UnknownRun(ResultsError):
     """No such run, or not one that can be compared."""
 
     exit_code = 43
+
+
+class RecordRefused(ResultsError):
+    """A record contradicts itself, or would change one that is final."""
+
+    exit_code = 44

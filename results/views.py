@@ -1,0 +1,268 @@
+"""The views that people query by hand, in SQL that SQLite and PostgreSQL both take.
+
+Each column has its expression and its meaning side by side, so `docs/schema.md` cannot
+disagree with the SQL. Milliseconds here, nanoseconds in the tables. Both views read
+summaries, never samples: they stay fast over millions of samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+_DOUBLE = "DOUBLE PRECISION"
+
+
+@dataclass(frozen=True)
+class ViewColumn:
+    """A column of a view: its name, its SQL and what it means."""
+
+    name: str
+    sql: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: `with_sql` goes before SELECT, `from_sql` after the columns."""
+
+    name: str
+    comment: str
+    columns: tuple[ViewColumn, ...]
+    from_sql: str
+    with_sql: str = ""
+
+    def create_sql(self) -> str:
+        """The CREATE VIEW statement."""
+        columns = ",\n  ".join(f"{column.sql} AS {column.name}" for column in self.columns)
+        body = f"SELECT\n  {columns}\n{self.from_sql}"
+        return f"CREATE VIEW {self.name} AS\n{self.with_sql}{body}"
+
+
+def _ms(column: str) -> str:
+    return f"CAST({column} AS {_DOUBLE}) / 1e6"
+
+
+def _plain(table: str, name: str, meaning: str) -> ViewColumn:
+    return ViewColumn(name, f"{table}.{name}", meaning)
+
+
+# Of an artifact that the host scored several times in a run, the figure over most images.
+_EVALUATION_JOIN = """\
+LEFT JOIN evaluations e ON e.evaluation_no = COALESCE(
+    (SELECT own.evaluation_no FROM evaluations own WHERE own.trial_no = t.trial_no),
+    (SELECT host.evaluation_no FROM evaluations host
+     WHERE host.artifact_sha256 = t.artifact_sha256 AND host.run_id = t.run_id
+       AND host.trial_no IS NULL
+     ORDER BY host.images DESC, host.evaluation_no DESC LIMIT 1))"""
+
+_EVALUATION_COLUMNS = (
+    ViewColumn("map50", "e.map50", "mAP at IoU 0.5, 0..1; NULL: no figure"),
+    ViewColumn("map50_95", "e.map50_95", "mAP over IoU 0.5 to 0.95, 0..1; NULL: no figure"),
+    ViewColumn("eval_set", "e.set_name", "set it was scored on"),
+    ViewColumn("eval_split", "e.split", "split of the set"),
+    ViewColumn("eval_images", "e.images", "images it was scored on"),
+    ViewColumn("eval_seed", "e.subset_seed", "seed of the subset; NULL: the whole split"),
+    ViewColumn(
+        "evaluator",
+        "e.evaluator || ' ' || e.evaluator_version",
+        "program that scored; figures of two evaluators never mix",
+    ),
+    ViewColumn("eval_place", "e.place", "where that inference ran: board or host"),
+)
+
+V_TRIALS: Final = View(
+    name="v_trials",
+    comment=(
+        "One row an attempt at a trial. Accuracy is the trial's own, else what the host scored "
+        "for the same file in the same run (over most images)."
+    ),
+    columns=(
+        _plain("t", "run_id", "the run"),
+        _plain("t", "board", "name of the board"),
+        _plain("f", "board_model", "what the board says it is"),
+        _plain("f", "emulated", "1: no real board, its speed means nothing"),
+        _plain("t", "model", "model"),
+        _plain("t", "variant", "variant; `fp32` is the original"),
+        _plain("t", "recipe", "recipe that made it"),
+        _plain("t", "isa", "instruction set it was built for"),
+        _plain("t", "scenario", "how inferences were issued"),
+        _plain("t", "threads", "threads within an operator"),
+        _plain("t", "block", "randomised block, from 0"),
+        _plain("t", "state", "finished, failed, cancelled or interrupted"),
+        _plain("t", "short", "1: the time cap ended sampling early"),
+        _plain("s", "n", "samples behind the figures"),
+        ViewColumn("p50_ms", _ms("s.p50_ns"), "median latency, ms"),
+        ViewColumn("p90_ms", _ms("s.p90_ns"), "90th percentile, ms; NULL below 64 samples"),
+        ViewColumn("p99_ms", _ms("s.p99_ns"), "99th percentile, ms; NULL below 662 samples"),
+        _plain("s", "fps", "inferences a second"),
+        _plain("s", "cv", "standard deviation over mean"),
+        _plain("s", "steady_from", "first steady sample; NULL: none found"),
+        _plain("s", "steady_note", "why none was found"),
+        *_EVALUATION_COLUMNS,
+        _plain("s", "temp_start_c", "first temperature, degrees C; NULL: no sensor"),
+        _plain("s", "temp_max_c", "highest temperature, degrees C; NULL: no sensor"),
+        _plain("s", "clock_min_hz", "lowest clock rate; NULL: no source"),
+        ViewColumn(
+            "throttled",
+            "s.throttled_bits",
+            "bits seen: 1 under-voltage, 2 capped, 4 throttled, 8 soft limit; NULL: no source",
+        ),
+        _plain("s", "power_mean_w", "mean power, W; NULL: no source"),
+        _plain("a", "size_bytes", "size of the file"),
+        ViewColumn("load_ms", _ms("t.load_ns"), "time to load the model, ms"),
+        ViewColumn("cold_ms", _ms("s.cold_ns"), "first inference after loading, ms"),
+        _plain("t", "peak_rss_bytes", "peak memory of the worker process"),
+        _plain("t", "runtime_version", "version of the runtime"),
+        _plain("t", "inputs_kind", "images or synthetic"),
+        _plain("t", "started_utc", "when it was started"),
+        ViewColumn(
+            "failure",
+            "t.failure_kind || ': ' || t.failure_message",
+            "what went wrong; NULL: nothing",
+        ),
+        _plain("t", "attempt", "1 for the first attempt"),
+        _plain("t", "plan_order", "place in the board's plan"),
+        _plain("t", "artifact_sha256", "file that was measured"),
+        _plain("t", "trial_id", "the plan's name for it"),
+        _plain("t", "trial_no", "number that `samples` and `readings` use"),
+    ),
+    from_sql=f"""\
+FROM trials t
+JOIN boards b ON b.board_no = t.board_no
+JOIN fingerprints f ON f.fingerprint_sha256 = b.fingerprint_sha256
+JOIN artifacts a ON a.artifact_sha256 = t.artifact_sha256
+JOIN summaries s ON s.trial_no = t.trial_no
+{_EVALUATION_JOIN}""",
+)
+
+_KEY = (
+    "run_id",
+    "board",
+    "board_model",
+    "emulated",
+    "model",
+    "variant",
+    "recipe",
+    "isa",
+    "scenario",
+    "threads",
+    "artifact_sha256",
+)
+_KEYS = ", ".join(_KEY)
+_MEDIANS = ("p50_ms", "p90_ms", "p99_ms", "fps")
+
+
+def _rank(column: str) -> str:
+    """Place and count of a figure among the known ones of its group."""
+    return (
+        f"ROW_NUMBER() OVER (PARTITION BY {_KEYS}, {column} IS NULL ORDER BY {column})"
+        f" AS at_{column},\n    COUNT({column}) OVER (PARTITION BY {_KEYS}) AS of_{column}"
+    )
+
+
+def _median(column: str) -> str:
+    """Median of the known values: the mean of the middle two when even."""
+    middle = f"at_{column} IN ((of_{column} + 1) / 2, (of_{column} + 2) / 2)"
+    return f"AVG(CASE WHEN {column} IS NOT NULL AND {middle} THEN {column} END) AS {column}"
+
+
+def _any_bit(bits: tuple[int, ...]) -> str:
+    """Bitwise OR over a group, which not every database has as an aggregate."""
+    return " + ".join(f"{bit} * MAX(throttled / {bit} % 2)" for bit in bits)
+
+
+_EVALUATION = tuple(column.name for column in _EVALUATION_COLUMNS)
+_COUNTED = (*_MEDIANS, "n", "short", "block", "temp_max_c", "throttled", *_EVALUATION)
+
+
+def _lines(*parts: str) -> str:
+    return ",\n    ".join(parts)
+
+
+# counted: only finished trials bring figures; the others are there to be counted.
+# placed:  the order of each figure within its group, for the medians, and which evaluation
+#          speaks for the group: the one over most images, then the first.
+# baseline: the variant fp32 of the same model on the same board, if there is exactly one.
+_LEADERBOARD_WITH = f"""\
+WITH counted AS (
+  SELECT {_KEYS}, trial_no, trial_id, state, size_bytes,
+    {_lines(*(f"CASE WHEN state = 'finished' THEN {c} END AS {c}" for c in _COUNTED))}
+  FROM v_trials
+), placed AS (
+  SELECT counted.*,
+    {_lines(*(_rank(column) for column in _MEDIANS))},
+    ROW_NUMBER() OVER (PARTITION BY {_KEYS}
+      ORDER BY COALESCE(eval_images, -1) DESC, trial_no) AS best
+  FROM counted
+), figures AS (
+  SELECT {_KEYS},
+    COUNT(CASE WHEN state = 'finished' THEN 1 END) AS trials,
+    COUNT(DISTINCT block) AS blocks,
+    COUNT(DISTINCT trial_id) - COUNT(CASE WHEN state = 'finished' THEN 1 END) AS unfinished,
+    CAST(SUM(short) AS BIGINT) AS short_trials,
+    CAST(SUM(n) AS BIGINT) AS n,
+    MAX(size_bytes) AS size_bytes,
+    MAX(temp_max_c) AS temp_max_c,
+    {_any_bit((1, 2, 4, 8))} AS throttled,
+    {_lines(*(_median(column) for column in _MEDIANS))},
+    {_lines(*(f"MAX(CASE WHEN best = 1 THEN {c} END) AS {c}" for c in _EVALUATION))}
+  FROM placed GROUP BY {_KEYS}
+), baseline AS (
+  SELECT run_id, board, model, scenario, threads, MAX(p50_ms) AS p50_ms
+  FROM figures WHERE variant = 'fp32' AND p50_ms > 0
+  GROUP BY run_id, board, model, scenario, threads HAVING COUNT(*) = 1
+)
+"""  # noqa: S608 - all its parts are constants of this file
+
+_RANK = """CASE WHEN g.emulated = 0 AND g.p50_ms IS NOT NULL THEN RANK() OVER (
+    PARTITION BY g.run_id, g.model, g.scenario, g.emulated, g.p50_ms IS NULL
+    ORDER BY g.p50_ms) END"""
+
+V_LEADERBOARD: Final = View(
+    name="v_leaderboard",
+    comment=(
+        "One row a run, board, model, variant, scenario and number of threads. Figures are the "
+        "median over its finished trials of each trial's own figure. Emulated boards are "
+        "listed and flagged, and never ranked."
+    ),
+    with_sql=_LEADERBOARD_WITH,
+    columns=(
+        ViewColumn("rank", _RANK, "place by p50_ms within run, model and scenario; 1 is fastest"),
+        _plain("g", "run_id", "the run"),
+        _plain("g", "board", "name of the board"),
+        _plain("g", "board_model", "what the board says it is"),
+        _plain("g", "emulated", "1: no real board, its speed means nothing; rank is NULL"),
+        _plain("g", "model", "model"),
+        _plain("g", "variant", "variant; `fp32` is the original"),
+        _plain("g", "recipe", "recipe that made it"),
+        _plain("g", "isa", "instruction set it was built for"),
+        _plain("g", "scenario", "how inferences were issued"),
+        _plain("g", "threads", "threads within an operator"),
+        _plain("g", "size_bytes", "size of the file"),
+        _plain("g", "trials", "finished trials, over which the figures are medians"),
+        _plain("g", "blocks", "randomised blocks they lie in"),
+        _plain("g", "unfinished", "trials without a finished attempt"),
+        _plain("g", "short_trials", "finished trials that the time cap ended early"),
+        _plain("g", "n", "samples in all finished trials"),
+        _plain("g", "p50_ms", "median of the trials' median latencies, ms"),
+        _plain("g", "p90_ms", "median of the trials' 90th percentiles, ms"),
+        _plain("g", "p99_ms", "median of the trials' 99th percentiles, ms"),
+        _plain("g", "fps", "median of the trials' inferences a second"),
+        ViewColumn(
+            "ratio_to_fp32",
+            "g.p50_ms / b.p50_ms",
+            "p50_ms over that of fp32 on the same board; below 1 is faster; NULL: none to compare",
+        ),
+        *(_plain("g", column.name, column.meaning) for column in _EVALUATION_COLUMNS),
+        _plain("g", "temp_max_c", "highest temperature of its trials, degrees C"),
+        _plain("g", "throttled", "bits seen in any of its trials, as in v_trials"),
+        _plain("g", "artifact_sha256", "file that was measured"),
+    ),
+    from_sql="""\
+FROM figures g
+LEFT JOIN baseline b ON b.run_id = g.run_id AND b.board = g.board AND b.model = g.model
+  AND b.scenario = g.scenario AND b.threads = g.threads""",
+)
+
+VIEWS: Final = (V_TRIALS, V_LEADERBOARD)

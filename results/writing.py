@@ -1,0 +1,129 @@
+"""Statements of the store, inside a transaction that the caller began."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice, repeat
+from typing import Any, Final, cast
+
+from sqlalchemy import Connection, Table, insert, select
+
+from agent.wire import Samples
+from results.digest import Value
+from results.errors import RecordRefused, UnknownRun
+from results.rows import TrialRows
+from results.schema import (
+    Artifact,
+    Base,
+    Board,
+    EvaluationRow,
+    ReadingRow,
+    Run,
+    Sample,
+    Summary,
+    Trial,
+)
+
+_CHUNK_ROWS: Final = 20_000
+"""Rows handed to the driver at once: bounds memory, and costs nothing in speed."""
+
+
+def already(connection: Connection, trial: Mapping[str, Value]) -> bool:
+    """Whether exactly this attempt is stored; refuses one that would change the past."""
+    what = f"trial {trial['trial_id']!r} on {trial['board']!r}"
+    query = select(Trial.attempt, Trial.state, Trial.content_sha256).where(
+        Trial.run_id == trial["run_id"],
+        Trial.board == trial["board"],
+        Trial.trial_id == trial["trial_id"],
+    )
+    for attempt, state, content in connection.execute(query).all():
+        if attempt == trial["attempt"]:
+            if content == trial["content_sha256"]:
+                return True
+            raise RecordRefused(f"{what}: attempt {attempt} is stored with other content")
+        if state == "finished":
+            raise RecordRefused(f"{what}: attempt {attempt} has finished; it is final")
+    return False
+
+
+def insert_trial(connection: Connection, rows: TrialRows) -> None:
+    """Insert all rows of a trial; its board and its artifact must be there."""
+    trial = rows.trial
+    board_no = connection.scalar(
+        select(Board.board_no)
+        .where(Board.run_id == trial["run_id"], Board.name == trial["board"])
+        .order_by(Board.board_no.desc())
+        .limit(1)
+    )
+    artifact = find(connection, Artifact, artifact_sha256=trial["artifact_sha256"])
+    if board_no is None or artifact is None:
+        missing = (
+            f"artifact {trial['artifact_sha256']}" if board_no else f"board {trial['board']!r}"
+        )
+        raise RecordRefused(
+            f"trial {trial['trial_id']!r} of run {trial['run_id']!r}: {missing} is not recorded"
+        )
+    key = connection.execute(insert(Trial).values(**trial, board_no=board_no)).inserted_primary_key
+    trial_no = int(cast("tuple[int]", key)[0])
+    connection.execute(insert(Summary).values(trial_no=trial_no, **rows.summary))
+    if rows.evaluation:
+        connection.execute(insert(EvaluationRow).values(trial_no=trial_no, **rows.evaluation))
+    bulk_insert(
+        connection, ReadingRow, ((trial_no, seq, *r) for seq, r in enumerate(rows.readings))
+    )
+    if rows.samples:
+        bulk_insert(connection, Sample, sample_rows(trial_no, rows.samples))
+
+
+def sample_rows(trial_no: int, samples: Samples) -> Iterator[tuple[int, int, int, int, int]]:
+    """Rows of the table `samples`, in the order of its key and its columns."""
+    phases = chain.from_iterable(repeat(phase, n) for phase, n in enumerate(samples.counts))
+    total = sum(samples.counts)
+    return zip(
+        repeat(trial_no), range(total), phases, samples.latency_ns, samples.gap_ns, strict=False
+    )
+
+
+def bulk_insert(
+    connection: Connection, entity: type[Base], rows: Iterator[Sequence[Value]]
+) -> None:
+    """Insert tuples in the table's own column order, through the driver's executemany."""
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    table = table_of(entity)
+    names = ", ".join(column.name for column in table.columns)
+    marks = ", ".join(mark for _ in table.columns)
+    # Both parts come from the schema; S608 cannot see that.
+    sql = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
+    while chunk := list(islice(rows, _CHUNK_ROWS)):
+        connection.exec_driver_sql(sql, cast("list[tuple[Any, ...]]", chunk))
+
+
+def find(connection: Connection, entity: type[Base], **key: Value) -> Mapping[str, Any] | None:
+    """The first row with these values (None means NULL), or None."""
+    table = table_of(entity)
+    query = select(table).where(*(table.c[name].is_not_distinct_from(v) for name, v in key.items()))
+    row = connection.execute(query).mappings().first()
+    return dict(row) if row else None
+
+
+def known_run(connection: Connection, run_id: str) -> Mapping[str, Any]:
+    """The row of a run; raises UnknownRun."""
+    found = find(connection, Run, run_id=run_id)
+    if found is None:
+        raise UnknownRun(f"run {run_id!r} is not in this database; `orchestrator runs` lists them")
+    return found
+
+
+def require_same(
+    what: str, found: Mapping[str, Any], row: Mapping[str, Value], names: Collection[str]
+) -> None:
+    """Raise RecordRefused when the named columns of a stored row differ from a new one."""
+    changed = sorted(name for name in names if found[name] != row[name])
+    if changed:
+        details = ", ".join(f"{name} {found[name]!r} (now {row[name]!r})" for name in changed)
+        raise RecordRefused(f"{what} is stored with other content: {details[:2000]}")
+
+
+def table_of(entity: type[Base]) -> Table:
+    """The table of a mapped class."""
+    return cast("Table", entity.__table__)
