@@ -7,7 +7,6 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +22,13 @@ TABLE_ROWS: Final = 1000
 """How many rows a table shows unless `--limit` says otherwise; csv and json have all."""
 
 
-@click.command("query")
+_EPILOG: Final = """\b
+Example:
+  orchestrator query "SELECT board, variant, p50_ms, map50 FROM v_leaderboard"
+"""
+
+
+@click.command("query", epilog=_EPILOG)
 @click.argument("sql")
 @click.option(
     "--format",
@@ -45,10 +50,7 @@ def command(sql: str, form: str, limit: int | None, db: str | None, inventory: P
     """Run one SELECT over everything that was ever measured.
 
     SQL is the query, or - to read it from standard input. Good places to start are the views
-    v_leaderboard (one row a variant, board and run) and v_trials (one row a trial):
-
-    \b
-      orchestrator query "SELECT board, variant, p50_ms, map50 FROM v_leaderboard"
+    v_leaderboard (one row a variant, board and run) and v_trials (one row a trial).
     """
     from results.sql import read_only_query  # noqa: PLC0415 - --help does without it
 
@@ -56,7 +58,7 @@ def command(sql: str, form: str, limit: int | None, db: str | None, inventory: P
     if limit is None and form == "table":
         limit = TABLE_ROWS
     result = read_only_query(database_file(db, inventory), text, limit=limit)
-    _WRITERS[form](result)
+    {"table": _write_table, "csv": _write_csv, "json": _write_json}[form](result)
     if result.truncated:
         click.echo(f"There are more than these {len(result.rows)} rows (--limit).", err=True)
 
@@ -102,10 +104,3 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-_WRITERS: Final[dict[str, Callable[[QueryResult], None]]] = {
-    "table": _write_table,
-    "csv": _write_csv,
-    "json": _write_json,
-}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from orchestrator.commands import database_location, db_option, inventory_option
+from orchestrator.commands import database_location, db_option, find_run, inventory_option
 from orchestrator.text import printable
 
 if TYPE_CHECKING:
@@ -46,11 +45,11 @@ def show(location: str | Path, run_id: str | None) -> None:
     """
     from orchestrator import tables  # noqa: PLC0415 - --help does without rich
     from orchestrator.leaderboard import show_leaderboard  # noqa: PLC0415 - as above
-    from results.queries import leaderboard, runs  # noqa: PLC0415 - sqlalchemy is slow
+    from results.queries import leaderboard  # noqa: PLC0415 - sqlalchemy is slow
     from results.store import Store  # noqa: PLC0415 - as above
 
     with Store.open(location, create=False, read_only=True) as store:
-        run = _find(runs(store), run_id)
+        run = find_run(store, run_id)
         rows = leaderboard(store, run.run_id)
     for name, text in _facts(run):
         click.echo(f"{name:<10} {printable(text)}")
@@ -116,28 +115,3 @@ def _trials(run: RunRow) -> str:
 def _minute(moment: str) -> str:
     """`2026-01-31 12:05` of a stored time."""
     return moment[:16].replace("T", " ")
-
-
-def _find(found: Sequence[RunRow], run_id: str | None) -> RunRow:
-    """The run of that id or beginning, or the latest; raises UnknownRun."""
-    from orchestrator.errors import nearest  # noqa: PLC0415 - --help does without it
-    from results.errors import UnknownRun  # noqa: PLC0415 - as above
-
-    if not found:
-        raise UnknownRun("no run is stored yet; `orchestrator run` makes one")
-    if run_id is None:
-        return found[0]
-    exact = [run for run in found if run.run_id == run_id]
-    matches = exact or [run for run in found if run.run_id.startswith(run_id)]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise UnknownRun(f"{len(matches)} runs begin with '{run_id}': {_some(matches)}")
-    near = nearest(run_id, [run.run_id for run in found])
-    guess = f"; did you mean '{near}'?" if near else ""
-    raise UnknownRun(f"no run '{run_id}'{guess} (newest: {_some(found)})")
-
-
-def _some(found: Sequence[RunRow]) -> str:
-    ids = [run.run_id for run in found[:5]]
-    return ", ".join(ids) + (", …" if len(found) > len(ids) else "")
