@@ -1,5 +1,8 @@
-"""From a plan to each board's work: variants are built for its instruction set, or named as
-impossible with the reason, and each trial gets its specification and files."""
+"""From a plan to each board's work.
+
+Variants are built for the board's instruction set, or named as impossible with the reason, and
+each trial gets its specification and files.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent import wire
+from models import zoo
 from models.build import VariantRequest, build_many
-from models.describe import Description
+from models.spec import ModelSpec
 from models.store import Artifact, ArtifactStore
 from orchestrator.execute import Assignment, Work
 from orchestrator.gate import Gate
@@ -27,7 +31,8 @@ class BuiltVariant:
     """An artifact for one instruction set, and how it is fed and read."""
 
     artifact: Artifact
-    description: Description
+    model: ModelSpec
+    """Complete: an export has told what the file expects and gives."""
 
 
 Built = Mapping[tuple[str, str, str], BuiltVariant | wire.BenchError]
@@ -58,7 +63,7 @@ def build_all(
     return {
         key: result
         if isinstance(result, wire.BenchError)
-        else BuiltVariant(result, describe_artifact(result))
+        else BuiltVariant(result, zoo.complete(prepared.models[key[0]], result))
         for key, result in zip(wanted, results, strict=True)
     }
 
@@ -85,14 +90,13 @@ def assign(
 def _work(plan: Plan, prepared: Prepared, trial: PlannedTrial, variant: BuiltVariant) -> Work:
     artifact, scored = variant.artifact, prepared.scored
     files = [File(artifact.sha256, artifact.size_bytes, artifact.path)]
-    prep, images = variant.description.prep, ()
-    if prep is not None and scored is not None:
-        images = scored.refs(TIMED_IMAGES)
-    evaluation = _evaluation(prepared, trial, variant.description)
+    prep = variant.model.prep
+    images = scored.refs(TIMED_IMAGES) if prep is not None and scored is not None else ()
+    evaluation = _evaluation(prepared, trial, variant.model)
     used = evaluation.images if evaluation is not None else images
     if scored is not None:
         files += [scored.files[image.image_id] for image in used]
-    shapes = {} if images else dict(prepared.models[trial.model].shapes)
+    shapes = {} if images else dict(variant.model.shapes)
     spec = wire.TrialSpec(
         trial_id=trial.trial_id,
         run_id=plan.run_id,
@@ -111,16 +115,17 @@ def _work(plan: Plan, prepared: Prepared, trial: PlannedTrial, variant: BuiltVar
 
 
 def _evaluation(
-    prepared: Prepared, trial: PlannedTrial, description: Description
+    prepared: Prepared, trial: PlannedTrial, model: ModelSpec
 ) -> wire.Evaluation | None:
     """What the board evaluates; None where no accuracy can be had."""
-    model, scored = prepared.models[trial.model], prepared.scored
-    known = description.head is not None and description.prep is not None
-    if not (trial.evaluate and model.trained and known) or scored is None:
+    scored = prepared.scored
+    if not (trial.evaluate and model.trained) or scored is None:
+        return None
+    if model.head is None or model.prep is None:
         return None
     return wire.Evaluation(
         images=scored.refs(len(scored.subset.images)),
-        prep=description.prep,
-        head=description.head,
+        prep=model.prep,
+        head=model.head,
         max_duration_ns=trial.evaluation_cap_ns,
     )

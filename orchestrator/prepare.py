@@ -25,6 +25,10 @@ from orchestrator.workspace import Workspace
 TIMED_IMAGES = 8
 """How many images the timed loop cycles through; their tensors stay in the board's memory."""
 
+SUBSET_SEED = 0
+"""Draws the images that are scored and calibrated on: the same in every run, so that figures can
+be compared and builds are found again. `--seed` is for the order of the trials."""
+
 Log = Callable[[str], None]
 
 
@@ -64,7 +68,7 @@ class Prepared:
         return calibration(self.calibration_images, model.prep)
 
 
-def resolve(experiment: Experiment, workspace: Workspace, seed: int, log: Log) -> Prepared:
+def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
     """Find everything; raises UnknownName, ModelsError and its kinds, ExperimentError."""
     models = {
         entry.name: zoo.resolve(
@@ -76,9 +80,9 @@ def resolve(experiment: Experiment, workspace: Workspace, seed: int, log: Log) -
         for entry in experiment.models
     }
     chosen = {recipe_name(reference): recipes.get(reference) for reference in experiment.recipes}
-    scored = _scored(experiment, workspace, seed, log)
+    scored = _scored(experiment, workspace, log)
     needs = [name for name, recipe in chosen.items() if recipe.needs_calibration]
-    images = _calibration_images(experiment, workspace, seed, log) if needs else ()
+    images = _calibration_images(experiment, workspace, log) if needs else ()
     if needs and not images:
         raise ExperimentError(
             f"recipe '{needs[0]}' takes quantization ranges from real inputs; name a folder of "
@@ -87,16 +91,14 @@ def resolve(experiment: Experiment, workspace: Workspace, seed: int, log: Log) -
     return Prepared(experiment, models, chosen, scored, images)
 
 
-def _scored(
-    experiment: Experiment, workspace: Workspace, seed: int, log: Log
-) -> ScoredSet | None:
+def _scored(experiment: Experiment, workspace: Workspace, log: Log) -> ScoredSet | None:
     source = experiment.data
     if source is None or experiment.profile.accuracy_images == 0:
         return None
     whole, spec = _load(source, workspace, log)
-    subset = whole.subset(experiment.profile.accuracy_images, seed)
+    subset = whole.subset(experiment.profile.accuracy_images, SUBSET_SEED)
     files = {image.image_id: _file(image) for image in subset.images}
-    return ScoredSet(spec, subset, len(whole.images), seed, files)
+    return ScoredSet(spec, subset, len(whole.images), SUBSET_SEED, files)
 
 
 def _load(
@@ -122,9 +124,7 @@ def file_of(path: Path) -> File:
         raise DataError(f"{path}: {exc.strerror}") from exc
 
 
-def _calibration_images(
-    experiment: Experiment, workspace: Workspace, seed: int, log: Log
-) -> tuple[Path, ...]:
+def _calibration_images(experiment: Experiment, workspace: Workspace, log: Log) -> tuple[Path, ...]:
     """The calibration images: a seeded choice, never from the split that is scored."""
     source = experiment.calibration
     if source is None:
@@ -134,9 +134,9 @@ def _calibration_images(
         if experiment.data.split == source.split:
             return ()
     if source.layout in ("auto", "images") and _is_plain_folder(Path(source.source)):
-        return _choose(data.image_files(Path(source.source)), source.images, seed)
+        return _choose(data.image_files(Path(source.source)), source.images, SUBSET_SEED)
     whole, _ = _load(source, workspace, log)
-    return tuple(image.path for image in whole.subset(source.images, seed).images)
+    return tuple(image.path for image in whole.subset(source.images, SUBSET_SEED).images)
 
 
 def _is_plain_folder(path: Path) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from importlib import metadata
+
+import msgspec
 
 from agent import wire
 from models import evaluate
@@ -16,6 +19,8 @@ from results.records import ArtifactRecord, BoardRecord, EvaluationRecord, Trial
 from results.store import Store
 
 _NS_PER_S = 1_000_000_000
+EVALUATOR = "hotcoco"
+"""The library behind models.evaluate; its version is stored with every figure."""
 
 
 class Recorder:
@@ -56,13 +61,15 @@ class Recorder:
             self._isas[event.board] = event.hello.fingerprint.isa
             self._store.record_board(self._run_id, _board_record(event))
         elif isinstance(event, TrialEnded):
-            self._store.record_trial(self._run_id, self._trial_record(event))
+            self._store.record_trial(self._trial_record(event))
             self.stored += 1
 
     def _trial_record(self, event: TrialEnded) -> TrialRecord:
         trial = event.trial
+        # On the board each attempt has a name of its own; in the store they share the plan's.
+        named = {"trial_id": trial.trial_id}
         return TrialRecord(
-            spec=event.spec,
+            spec=msgspec.structs.replace(event.spec, **named),
             board=event.board,
             model=trial.model,
             variant=trial.recipe,
@@ -71,7 +78,7 @@ class Recorder:
             block=trial.block,
             plan_order=trial.order,
             scenario=trial.scenario.name,
-            outcome=event.outcome,
+            outcome=msgspec.structs.replace(event.outcome, **named),
             samples=event.samples,
             readings=event.readings,
             evaluation=self._evaluation(event),
@@ -88,7 +95,7 @@ class Recorder:
         variant = self._built[event.trial.model, event.trial.recipe, self._isas[event.board]]
         if isinstance(variant, wire.BenchError):
             return None
-        classes = class_map(variant.description.class_names, scored.subset.class_names)
+        classes = class_map(variant.model.class_names, scored.subset.class_names)
         subset = evaluated(scored.subset, event.detections)
         scores = evaluate.score(subset, detections_by_image(event.detections, classes))
         whole = scores.images == scored.total_images
@@ -100,8 +107,8 @@ class Recorder:
             map50=scores.map50,
             map50_95=scores.map50_95,
             where="board",
-            evaluator=evaluate.EVALUATOR,
-            evaluator_version=evaluate.evaluator_version(),
+            evaluator=EVALUATOR,
+            evaluator_version=metadata.version(EVALUATOR),
             per_class=scores.per_class,
         )
 

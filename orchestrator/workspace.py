@@ -36,6 +36,11 @@ class Workspace:
         return self.root / CACHE
 
     @property
+    def models(self) -> Path:
+        """The built artifacts, named by digest."""
+        return self.cache / "models"
+
+    @property
     def known_hosts(self) -> Path:
         """The host keys of boards, by board name; ssh and fabric trust no others."""
         return self.cache / KNOWN_HOSTS

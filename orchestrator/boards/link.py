@@ -94,7 +94,7 @@ class ProcessLink:
                 ours.close()
                 _end(process)
                 raise
-        ours.settimeout(None)
+        ours.settimeout(CALL_TIMEOUT_S)  # a peer that stalls inside a frame
         return cls(process, ours, board)
 
     def call(self, method: str, *args: Argument) -> str | bytes:

@@ -1,0 +1,194 @@
+"""`run --dry-run`: every trial, what would be built and pushed, and how long it would take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from models.build import find_cached
+from models.steps.isa import host_isa
+from models.store import ArtifactStore
+from orchestrator import tables
+from orchestrator.assign import requests
+from orchestrator.dashboard import duration
+from orchestrator.experiment import Experiment
+from orchestrator.inventory import BoardEntry
+from orchestrator.plan import (
+    ASSUMPTIONS,
+    BoardFacts,
+    Plan,
+    RunRequest,
+    estimate_seconds,
+    make_plan,
+)
+from orchestrator.prepare import Prepared
+from orchestrator.tables import Column
+from results.store import Store
+
+UNSEEN = BoardFacts(isa="aarch64", cpu_count=4)
+"""What a board that was never seen and has no `arch:` is taken for: a Raspberry Pi."""
+_BYTES_PER_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the database knows of one board; `origin` says where the facts come from."""
+
+    facts: BoardFacts
+    origin: str
+    latency_ns: Mapping[tuple[str, str], int]
+    """Median p50 by model and recipe, from finished trials of earlier runs."""
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A plan made without contacting any board."""
+
+    plan: Plan
+    past: Mapping[str, Memory]
+
+    def seconds(self, board: str) -> float:
+        """The estimate for one board."""
+        return estimate_seconds(self.plan.boards[board], self.past[board].latency_ns)
+
+
+def recall(
+    store: Store | None, entries: Sequence[BoardEntry], models: Sequence[str]
+) -> dict[str, Memory]:
+    """The last fingerprint of each board and what was measured there."""
+    return {
+        entry.name: Memory(*_facts(store, entry), _latencies(store, entry.name, models))
+        for entry in entries
+    }
+
+
+def _facts(store: Store | None, entry: BoardEntry) -> tuple[BoardFacts, str]:
+    seen = store.rows(_LAST_FINGERPRINT, board=entry.name) if store is not None else []
+    if seen:
+        row = seen[0]
+        facts = BoardFacts(row["isa"], row["cpu_count"], row["memory_bytes"], entry.threads)
+        return facts, f"seen {row['hello_utc']}"
+    if entry.kind == "local":
+        isa = host_isa()
+        return BoardFacts(isa, os.cpu_count() or 1, threads=entry.threads), "this machine"  # type: ignore[arg-type] # host_isa names the same sets
+    if entry.arch is not None:
+        return BoardFacts(entry.arch, UNSEEN.cpu_count, threads=entry.threads), "arch: in inventory"
+    assumed = BoardFacts(UNSEEN.isa, UNSEEN.cpu_count, threads=entry.threads)
+    return assumed, "never seen: assumed; `orchestrator boards check` finds out"
+
+
+_LAST_FINGERPRINT = """
+    SELECT f.isa, f.cpu_count, f.memory_bytes, b.hello_utc
+    FROM boards b JOIN fingerprints f ON f.fingerprint_sha256 = b.fingerprint_sha256
+    WHERE b.name = :board ORDER BY b.hello_utc DESC LIMIT 1"""
+
+_LATENCIES = """
+    SELECT model, recipe, p50_ms FROM v_trials
+    WHERE board = :board AND state = 'finished' AND p50_ms IS NOT NULL
+    ORDER BY started_utc"""
+
+
+def _latencies(
+    store: Store | None, board: str, models: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """The newest p50 of each variant."""
+    rows = store.rows(_LATENCIES, board=board) if store is not None else []
+    return {
+        (row["model"], row["recipe"]): round(row["p50_ms"] * 1e6)
+        for row in rows
+        if row["model"] in models
+    }
+
+
+def foresee(
+    request: RunRequest,
+    experiment: Experiment,
+    entries: Sequence[BoardEntry],
+    past: Mapping[str, Memory],
+) -> Foreseen:
+    """The plan as it would be made if each board were what it was last; pure."""
+    facts = {entry.name: past[entry.name].facts for entry in entries}
+    return Foreseen(make_plan(request, experiment, facts), past)
+
+
+def show(out: Console, foreseen: Foreseen, prepared: Prepared, store: ArtifactStore) -> None:
+    """Print trials, builds, pushes and the estimate of each board."""
+    _show_trials(out, foreseen)
+    _show_builds(out, foreseen, prepared, store)
+    _show_boards(out, foreseen)
+    out.print(Text(f"The estimate assumes {ASSUMPTIONS}.", style="dim"), soft_wrap=True)
+    if prepared.scored is not None:
+        total = sum(file.size_bytes for file in prepared.scored.files.values())
+        out.print(
+            f"Each board gets {len(prepared.scored.files)} images "
+            f"({total / _BYTES_PER_MB:.1f} MB) and its artifacts, unless it has them already."
+        )
+    out.print(f"Seed {foreseen.plan.seed}: the same order again with --seed {foreseen.plan.seed}.")
+
+
+def _show_trials(out: Console, foreseen: Foreseen) -> None:
+    columns = [
+        Column("board"),
+        Column("trial", figures=True),
+        Column("block", figures=True),
+        Column("variant"),
+        Column("samples", figures=True),
+        Column("time s", figures=True),
+        Column("threads", figures=True),
+        Column("images", figures=True),
+    ]
+    rows = [
+        [
+            trial.board,
+            str(trial.order + 1),
+            str(trial.block + 1),
+            f"{trial.model}/{trial.recipe}",
+            f"≥ {trial.scenario.min_samples}",
+            f"{trial.scenario.min_duration_ns / 1e9:g} … {trial.scenario.max_duration_ns / 1e9:g}",
+            str(trial.options.intra_op_num_threads),
+            str(trial.evaluation_images or tables.NONE),
+        ]
+        for trial in foreseen.plan.trials
+    ]
+    tables.show(out, columns, rows)
+
+
+def _show_builds(
+    out: Console, foreseen: Foreseen, prepared: Prepared, store: ArtifactStore
+) -> None:
+    isas = [memory.facts.isa for memory in foreseen.past.values()]
+    rows = []
+    for (model, recipe, isa), request in requests(prepared, isas).items():
+        cached = find_cached(request, store)
+        size = tables.NONE if cached is None else f"{cached.size_bytes / _BYTES_PER_MB:.2f}"
+        state = "to be built" if cached is None else "built before"
+        rows.append([f"{model}/{recipe}", isa, state, size])
+    columns = [Column("variant"), Column("for"), Column("artifact"), Column("MB", figures=True)]
+    out.print()
+    tables.show(out, columns, rows)
+
+
+def _show_boards(out: Console, foreseen: Foreseen) -> None:
+    columns = [
+        Column("board"),
+        Column("instruction set"),
+        Column("trials", figures=True),
+        Column("estimate", figures=True),
+        Column("known from"),
+    ]
+    rows = [
+        [
+            board,
+            foreseen.past[board].facts.isa,
+            str(len(trials)),
+            duration(foreseen.seconds(board)),
+            foreseen.past[board].origin,
+        ]
+        for board, trials in foreseen.plan.boards.items()
+    ]
+    out.print()
+    tables.show(out, columns, rows)

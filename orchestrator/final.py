@@ -1,0 +1,145 @@
+"""The final table of a run, from committed rows only, and the same as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator import tables
+from orchestrator.runner import Report
+from orchestrator.tables import NONE, Column
+from orchestrator.text import printable
+from results.intervals import Ratio
+from results.queries import LeaderboardRow
+from results.stats import min_samples
+
+BYTES_PER_MB = 1e6
+EMULATED = "emulated"
+
+
+def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
+    """Print the table and, under it, what its figures rest on."""
+    several = len({row.model for row in rows}) > 1
+    columns = [
+        Column("board"),
+        Column("variant"),
+        Column("size MB", figures=True),
+        Column("p50 ms", figures=True),
+        Column("p90 ms", figures=True),
+        Column("p99 ms", figures=True),
+        Column("FPS", figures=True),
+        Column("mAP50", figures=True),
+        Column("mAP50-95", figures=True),
+        Column("°C", figures=True),
+        Column(f"p50/{baseline}", figures=True),
+        Column("95 % interval", figures=True, spare=1),
+    ]
+    tables.show(out, columns, [_cells(row, several=several, baseline=baseline) for row in rows])
+    for note in notes(rows, baseline):
+        out.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def _cells(row: LeaderboardRow, *, several: bool, baseline: str) -> list[str]:
+    variant = f"{row.model}/{row.variant}" if several else row.variant
+    if row.emulated:
+        speeds = [EMULATED, NONE, NONE, NONE]
+    else:
+        speeds = [_number(value) for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.fps)]
+    return [
+        printable(row.board),
+        printable(variant),
+        f"{row.size_bytes / BYTES_PER_MB:.2f}",
+        *speeds,
+        NONE if row.map50 is None else f"{row.map50:.3f}",
+        NONE if row.map50_95 is None else f"{row.map50_95:.3f}",
+        NONE if row.temp_max_c is None else f"{row.temp_max_c:.1f}",
+        *_ratio(row, baseline),
+    ]
+
+
+def _ratio(row: LeaderboardRow, baseline: str) -> tuple[str, str]:
+    if row.variant == baseline and not row.emulated:
+        return "1", NONE
+    ratio = row.ratio
+    if ratio is None or row.emulated:
+        return NONE, NONE
+    return f"{ratio.value:.2f}", interval(ratio)
+
+
+def interval(ratio: Ratio) -> str:
+    """The interval's ends, with digits enough to tell them apart."""
+    if ratio.low is None or ratio.high is None:
+        return NONE
+    digits = 3 if ratio.high - ratio.low < 0.02 else 2  # noqa: PLR2004 - two digits show no less
+    return f"{ratio.low:.{digits}f} … {ratio.high:.{digits}f}"
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits at least; no exponent."""
+    return NONE if value is None else tables.figure(value, 3)
+
+
+def notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
+    """What a reader has to know to defend the figures."""
+    found = [*_accuracy_notes(rows), *_speed_notes(rows, baseline)]
+    hot = [row for row in rows if row.throttled]
+    if hot:
+        names = ", ".join(sorted({f"{row.board}/{row.variant}" for row in hot}))
+        found.append(f"THROTTLED or under-voltage while measuring: {names}")
+    if any(row.temp_max_c is None for row in rows):
+        names = ", ".join(sorted({row.board for row in rows if row.temp_max_c is None}))
+        found.append(f"°C: highest while measuring; no temperature sensor on: {names}")
+    unfinished = [row for row in rows if row.unfinished]
+    if unfinished:
+        names = ", ".join(f"{row.board}/{row.variant} ({row.unfinished})" for row in unfinished)
+        found.append(f"trials that did not finish: {names}")
+    return [printable(note) for note in found]
+
+
+def _accuracy_notes(rows: Sequence[LeaderboardRow]) -> list[str]:
+    sets = sorted(
+        {
+            (row.eval_set, row.eval_split, row.eval_images, row.eval_place)
+            for row in rows
+            if row.eval_set is not None
+        },
+        key=str,
+    )
+    return [
+        f"mAP: {images} images of {name}/{split}, detected on the {place}, scored here (COCO rules)"
+        for name, split, images, place in sets
+    ]
+
+
+def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
+    real = [row for row in rows if not row.emulated]
+    found = []
+    if any(row.ratio is not None for row in real):
+        found.append(
+            f"p50/{baseline}: p50 as a share of {baseline}'s on the same board, over paired "
+            f"blocks; below 1 is faster"
+        )
+    if len(real) < len(rows):
+        found.append("emulated boards prove that a model runs, not how fast: no times are shown")
+    if any(row.p50_ms is not None and row.p99_ms is None for row in real):
+        found.append(
+            f"p90 needs {min_samples(90)} samples and p99 {min_samples(99)}: '-' has fewer"
+        )
+    if any(row.short_trials for row in rows):
+        found.append("short: some trials reached their time cap before their sample count")
+    return found
+
+
+def as_json(rows: Sequence[LeaderboardRow], report: Report) -> str:
+    """The table as one JSON object; absent figures are null."""
+    body = {
+        "run_id": report.run_id,
+        "state": report.state,
+        "errors": [str(error) for error in report.errors],
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    return json.dumps(body, indent=2, ensure_ascii=True)

@@ -1,0 +1,163 @@
+"""One command line of `run` turned into a job, and a job into what the user sees."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from models.store import ArtifactStore
+from orchestrator import dryrun, final, tables
+from orchestrator import experiment as experiments
+from orchestrator import inventory as inventories
+from orchestrator import workspace as workspaces
+from orchestrator.boards.registry import make_board
+from orchestrator.clock import SystemClock
+from orchestrator.dashboard import Display
+from orchestrator.experiment import Experiment
+from orchestrator.inventory import BoardEntry, Inventory
+from orchestrator.plan import RunRequest
+from orchestrator.prepare import resolve as resolve_names
+from orchestrator.progress import RunProgress
+from orchestrator.record import new_run_id
+from orchestrator.runner import Job, Report, Run
+from orchestrator.workspace import Workspace
+from results.queries import leaderboard
+from results.store import Store
+
+_SEED_BITS: Final = 31
+FALLBACK_EXPERIMENT: Final = "demo"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for, read from the inventory and the experiment's file."""
+
+    request: RunRequest
+    experiment: Experiment
+    inventory: Inventory
+    workspace: Workspace
+    entries: tuple[BoardEntry, ...]
+    location: str | Path
+    """The database."""
+
+
+def resolve(
+    boards: str,
+    experiment: str | None,
+    location: str | Path,
+    inventory: Path | None,
+    given: Mapping[str, Any],
+) -> Asked:
+    """Find workspace, boards and experiment; `given` has the other options by name.
+
+    Raises InventoryError, ExperimentError, UnknownName.
+    """
+    place = workspaces.find(Path.cwd(), inventory)
+    known = inventories.load(place.inventory)
+    entries = inventories.select(known, boards)
+    request = _request(boards, experiment, given)
+    return Asked(request, _experiment(request, known, place), known, place, entries, location)
+
+
+def _request(boards: str, experiment: str | None, given: Mapping[str, Any]) -> RunRequest:
+    seed = given["seed"] if given["seed"] is not None else secrets.randbits(_SEED_BITS)
+    return RunRequest(
+        run_id=new_run_id(SystemClock().utc()),
+        seed=seed,
+        boards=boards,
+        experiment=experiment,
+        model=given["model"],
+        recipes=tuple(filter(None, (given["recipes"] or "").split(","))),
+        data=given["data"],
+        calibration=given["calibration"],
+        shapes=dict(given["shapes"]),
+        imgsz=given["imgsz"],
+        profile=given["profile"],
+        threads=given["threads"],
+    )
+
+
+def _experiment(request: RunRequest, known: Inventory, place: Workspace) -> Experiment:
+    """The experiment that is asked for, with the profile that was asked for."""
+    if request.model is not None:
+        chosen = experiments.adhoc(
+            request.model,
+            request.recipes or (experiments.DEFAULT_BASELINE,),
+            base_dir=Path.cwd(),
+            data=request.data,
+            calibration=request.calibration,
+            shapes=request.shapes,
+            imgsz=request.imgsz,
+        )
+    elif request.experiment is not None:
+        chosen = experiments.load(request.experiment, Path.cwd())
+    else:
+        chosen = experiments.load(known.default_experiment or FALLBACK_EXPERIMENT, place.root)
+    return chosen if request.profile is None else experiments.with_profile(chosen, request.profile)
+
+
+def measure(asked: Asked, *, as_json: bool, plain: bool) -> Report:
+    """Run, then print the table from what was stored; errors of boards are in the report."""
+    screen = tables.console(sys.stderr)
+    live = screen.is_terminal and not plain and not as_json
+    progress = RunProgress.of([entry.name for entry in asked.entries])
+    display = Display(progress, screen, live=live)
+    with Store.open(asked.location, create=True) as store:
+        with display.shown(_title(asked)):
+            report = Run(_job(asked, display), store, display, SystemClock()).go()
+        _print(report, store, asked.experiment.baseline, as_json=as_json)
+    return report
+
+
+def _title(asked: Asked) -> str:
+    chosen = asked.experiment
+    return f"{chosen.name} · {chosen.profile.name} · run {asked.request.run_id}"
+
+
+def _job(asked: Asked, display: Display) -> Job:
+    place = asked.workspace
+    return Job(
+        request=asked.request,
+        experiment=asked.experiment,
+        prepared=resolve_names(asked.experiment, place, display.note),
+        entries=asked.entries,
+        boards=[make_board(entry, asked.inventory, place) for entry in asked.entries],
+        artifacts=place.models,
+    )
+
+
+def _print(report: Report, store: Store, baseline: str, *, as_json: bool) -> None:
+    rows = leaderboard(store, report.run_id)
+    if as_json:
+        click.echo(final.as_json(rows, report))
+    elif rows:
+        final.show(tables.console(), rows, baseline)
+        click.echo(f"run {report.run_id} in {store.shown}")
+
+
+def show_plan(asked: Asked) -> None:
+    """What a run would do, from the last fingerprint of each board; nothing is contacted."""
+    screen = tables.console(sys.stderr)
+    display = Display(RunProgress.of([]), screen, live=False)
+    prepared = resolve_names(asked.experiment, asked.workspace, display.note)
+    with _opened_if_there(asked.location) as store:
+        past = dryrun.recall(store, asked.entries, [m.name for m in asked.experiment.models])
+    foreseen = dryrun.foresee(asked.request, asked.experiment, asked.entries, past)
+    dryrun.show(tables.console(), foreseen, prepared, ArtifactStore(asked.workspace.models))
+
+
+@contextmanager
+def _opened_if_there(location: str | Path) -> Iterator[Store | None]:
+    """The database, for reading; None where no run has made one yet."""
+    if isinstance(location, Path) and not location.exists():
+        yield None
+        return
+    with Store.open(location, create=False, read_only=True) as store:
+        yield store

@@ -1,0 +1,165 @@
+"""The main job, end to end: resolve, connect, plan, build, measure, record.
+
+Everything that differs between a person's terminal and a script is in the display; everything
+that differs between boards is behind `Board`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from agent import wire
+from models.store import ArtifactStore
+from orchestrator.assign import assign, build_all
+from orchestrator.boards.base import Board
+from orchestrator.clock import Clock
+from orchestrator.conduct import Ending, conduct
+from orchestrator.dashboard import Display
+from orchestrator.errors import Interrupted, RunIncomplete, from_failure
+from orchestrator.events import BoardConnected, Event, TrialEnded
+from orchestrator.execute import Assignment
+from orchestrator.experiment import Experiment
+from orchestrator.inventory import BoardEntry
+from orchestrator.plan import RunRequest, facts_of, make_plan
+from orchestrator.prepare import Prepared
+from orchestrator.record import Recorder, host_facts
+from results.records import EndOfRun, RunRecord
+from results.store import Store
+
+PACKAGE = "edge-orchestrator"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, resolved: what is measured, on which boards, and where artifacts lie."""
+
+    request: RunRequest
+    experiment: Experiment
+    prepared: Prepared
+    entries: Sequence[BoardEntry]
+    boards: Sequence[Board]
+    artifacts: Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended: every error of a board or variant, none twice."""
+
+    run_id: str
+    state: EndOfRun
+    stored_trials: int
+    errors: tuple[wire.BenchError, ...]
+
+    def raise_if_incomplete(self) -> None:
+        """Raise the one error that stands for all: their class if they share one."""
+        if self.state == "interrupted":
+            raise Interrupted(
+                f"interrupted: {self.stored_trials} trials are stored as run {self.run_id}"
+                + "".join(f"\n  {error}" for error in self.errors)
+            )
+        if not self.errors:
+            return
+        classes = {type(error) for error in self.errors}
+        words = "\n".join(f"  {error}" for error in self.errors)
+        summary = f"run {self.run_id} is incomplete ({self.stored_trials} trials stored):\n{words}"
+        if len(classes) == 1:
+            raise type(self.errors[0])(summary) from self.errors[0]
+        raise RunIncomplete(summary)
+
+
+class Run:
+    """One invocation; `go` does it all."""
+
+    def __init__(self, job: Job, store: Store, display: Display, clock: Clock) -> None:
+        self._job = job
+        self._store = store
+        self._display = display
+        self._clock = clock
+        self._recorder = Recorder(store, job.request.run_id, job.prepared)
+        self._errors: dict[str, wire.BenchError] = {}
+
+    def go(self) -> Report:
+        """Measure and store; raises only what makes the whole run impossible."""
+        request = self._job.request
+        self._store.record_run(self._run_record())
+        state: EndOfRun = "failed"
+        try:
+            ending = conduct(
+                self._job.boards,
+                run_id=request.run_id,
+                holder=f"{getpass.getuser()}@{socket.gethostname()}",
+                host=socket.gethostname(),
+                prepare=self._prepare,
+                listen=self._hear,
+                clock=self._clock,
+            )
+            state = self._state(ending)
+        finally:
+            self._store.finish_run(request.run_id, state, self._clock.utc())
+        errors = (*ending.failed.values(), *self._errors.values())
+        return Report(request.run_id, state, self._recorder.stored, errors)
+
+    def _state(self, ending: Ending) -> EndOfRun:
+        if ending.interrupted:
+            return "interrupted"
+        if ending.failed or self._errors:
+            return "partial" if self._recorder.stored else "failed"
+        return "finished"
+
+    def _run_record(self) -> RunRecord:
+        request, experiment = self._job.request, self._job.experiment
+        packages = {name: metadata.version(name) for name in ("onnx", "onnxruntime", "rpyc")}
+        whole = {
+            "request": dataclasses.asdict(request),
+            "experiment": dataclasses.asdict(experiment),
+        }
+        return RunRecord(
+            run_id=request.run_id,
+            started_utc=self._clock.utc(),
+            experiment=experiment.name,
+            experiment_json=json.dumps(msgspec.to_builtins(whole, enc_hook=str), sort_keys=True),
+            profile=experiment.profile.name,
+            seed=request.seed,
+            host=host_facts(packages),
+            software_version=metadata.version(PACKAGE),
+        )
+
+    def _prepare(self, connected: Mapping[str, BoardConnected]) -> Mapping[str, Assignment]:
+        """Plan and build for the boards that answered."""
+        prints = {name: event.hello.fingerprint for name, event in connected.items()}
+        entries = {entry.name: entry for entry in self._job.entries}
+        facts = {name: facts_of(found, entries[name]) for name, found in prints.items()}
+        plan = make_plan(self._job.request, self._job.experiment, facts)
+        isas = {name: found.isa for name, found in prints.items()}
+        self._display.progress.stage = "building"
+        artifacts = ArtifactStore(self._job.artifacts)
+        built = build_all(self._job.prepared, list(isas.values()), artifacts, self._display.note)
+        self._recorder.built(built)
+        for (model, recipe, isa), variant in built.items():
+            if isinstance(variant, wire.BenchError):
+                self._errors[f"{model}/{recipe}/{isa}"] = variant
+        self._display.progress.plan({name: len(trials) for name, trials in plan.boards.items()})
+        return assign(plan, self._job.prepared, isas, built)
+
+    def _hear(self, event: Event) -> None:
+        self._recorder.hear(event)
+        self._display.hear(event)
+        if isinstance(event, TrialEnded) and event.outcome.state == "failed":
+            self._failed(event)
+
+    def _failed(self, event: TrialEnded) -> None:
+        """Keep one error for each board and variant; the later blocks are skipped anyway."""
+        variant = f"{event.trial.model}/{event.trial.recipe}"
+        if event.outcome.failure is not None:
+            error = type(from_failure(event.outcome.failure, event.board))
+            words = f"{event.board}: {variant}: {event.outcome.failure.message}"
+            self._errors.setdefault(f"{event.board}:{variant}", error(words))
