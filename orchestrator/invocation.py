@@ -49,7 +49,7 @@ class Asked:
 
 
 def resolve(
-    boards: str,
+    boards: str | None,
     experiment: str | None,
     location: str | Path,
     inventory: Path | None,
@@ -61,8 +61,8 @@ def resolve(
     """
     place = workspaces.find(Path.cwd(), inventory)
     known = inventories.load(place.inventory)
-    entries = inventories.select(known, boards)
-    request = _request(boards, experiment, given)
+    entries = () if boards is None else inventories.select(known, boards)
+    request = _request(boards or "", experiment, given)
     return Asked(request, _experiment(request, known, place), known, place, entries, location)
 
 
@@ -147,14 +147,14 @@ def show_plan(asked: Asked) -> None:
     screen = tables.console(sys.stderr)
     display = Display(RunProgress.of([]), screen, live=False)
     prepared = resolve_names(asked.experiment, asked.workspace, display.note)
-    with _opened_if_there(asked.location) as store:
+    with opened_if_there(asked.location) as store:
         past = dryrun.recall(store, asked.entries, [m.name for m in asked.experiment.models])
     foreseen = dryrun.foresee(asked.request, asked.experiment, asked.entries, past)
     dryrun.show(tables.console(), foreseen, prepared, ArtifactStore(asked.workspace.models))
 
 
 @contextmanager
-def _opened_if_there(location: str | Path) -> Iterator[Store | None]:
+def opened_if_there(location: str | Path) -> Iterator[Store | None]:
     """The database, for reading; None where no run has made one yet."""
     if isinstance(location, Path) and not location.exists():
         yield None

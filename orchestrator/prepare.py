@@ -107,7 +107,7 @@ def _load(
     layout = "auto" if source.layout == "images" else source.layout
     spec = DataSpec(source=source.source, layout=layout, split=source.split)
     log(f"data: reading {source.source} ({source.split})")
-    return data.load(spec, workspace.cache / "data"), spec
+    return data.load(spec, workspace.data), spec
 
 
 def _file(image: LabelledImage) -> File:

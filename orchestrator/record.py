@@ -11,7 +11,7 @@ import msgspec
 
 from agent import wire
 from models import evaluate
-from orchestrator.assign import Built
+from orchestrator.assign import Built, BuiltVariant
 from orchestrator.events import BoardConnected, Event, TrialEnded
 from orchestrator.prepare import Prepared
 from orchestrator.score import class_map, detections_by_image, evaluated
@@ -37,23 +37,10 @@ class Recorder:
     def built(self, built: Built) -> None:
         """Store the artifacts that trials will refer to."""
         self._built = built
-        for (model, recipe, isa), variant in built.items():
+        for key, variant in built.items():
             if isinstance(variant, wire.BenchError):
                 continue
-            artifact = variant.artifact
-            self._store.record_artifact(
-                ArtifactRecord(
-                    sha256=artifact.sha256,
-                    size_bytes=artifact.size_bytes,
-                    format=artifact.format,
-                    model=model,
-                    variant=recipe,
-                    recipe=recipe,
-                    isa=isa,
-                    parent_sha256=artifact.manifest.parent_sha256,
-                    manifest_json=wire.encode(artifact.manifest),
-                )
-            )
+            self._store.record_artifact(artifact_record(key, variant))
 
     def hear(self, event: Event) -> None:
         """Store a board or a trial; other events are not kept."""
@@ -111,6 +98,23 @@ class Recorder:
             evaluator_version=metadata.version(EVALUATOR),
             per_class=scores.per_class,
         )
+
+
+def artifact_record(key: tuple[str, str, str], variant: BuiltVariant) -> ArtifactRecord:
+    """An artifact as it is stored; `key` is model, recipe and instruction set."""
+    model, recipe, isa = key
+    artifact = variant.artifact
+    return ArtifactRecord(
+        sha256=artifact.sha256,
+        size_bytes=artifact.size_bytes,
+        format=artifact.format,
+        model=model,
+        variant=recipe,
+        recipe=recipe,
+        isa=isa,
+        parent_sha256=artifact.manifest.parent_sha256,
+        manifest_json=wire.encode(artifact.manifest),
+    )
 
 
 def _board_record(event: BoardConnected) -> BoardRecord:

@@ -12,6 +12,7 @@ import json
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -34,8 +35,7 @@ from orchestrator.prepare import Prepared
 from orchestrator.record import Recorder, host_facts
 from results.records import EndOfRun, RunRecord
 from results.store import Store
-
-PACKAGE = "edge-orchestrator"
+from results.version import software_version
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Run:
     def go(self) -> Report:
         """Measure and store; raises only what makes the whole run impossible."""
         request = self._job.request
-        self._store.record_run(self._run_record())
+        self._store.record_run(run_record(request, self._job.experiment, self._clock.utc()))
         state: EndOfRun = "failed"
         try:
             ending = conduct(
@@ -114,24 +114,6 @@ class Run:
         if ending.failed or self._errors:
             return "partial" if self._recorder.stored else "failed"
         return "finished"
-
-    def _run_record(self) -> RunRecord:
-        request, experiment = self._job.request, self._job.experiment
-        packages = {name: metadata.version(name) for name in ("onnx", "onnxruntime", "rpyc")}
-        whole = {
-            "request": dataclasses.asdict(request),
-            "experiment": dataclasses.asdict(experiment),
-        }
-        return RunRecord(
-            run_id=request.run_id,
-            started_utc=self._clock.utc(),
-            experiment=experiment.name,
-            experiment_json=json.dumps(msgspec.to_builtins(whole, enc_hook=str), sort_keys=True),
-            profile=experiment.profile.name,
-            seed=request.seed,
-            host=host_facts(packages),
-            software_version=metadata.version(PACKAGE),
-        )
 
     def _prepare(self, connected: Mapping[str, BoardConnected]) -> Mapping[str, Assignment]:
         """Plan and build for the boards that answered."""
@@ -163,3 +145,22 @@ class Run:
             error = type(from_failure(event.outcome.failure, event.board))
             words = f"{event.board}: {variant}: {event.outcome.failure.message}"
             self._errors.setdefault(f"{event.board}:{variant}", error(words))
+
+
+def run_record(request: RunRequest, experiment: Experiment, started_utc: datetime) -> RunRecord:
+    """A run as it is stored: the whole request and experiment, and what this host is."""
+    packages = {name: metadata.version(name) for name in ("onnx", "onnxruntime", "rpyc")}
+    whole = {
+        "request": dataclasses.asdict(request),
+        "experiment": dataclasses.asdict(experiment),
+    }
+    return RunRecord(
+        run_id=request.run_id,
+        started_utc=started_utc,
+        experiment=experiment.name,
+        experiment_json=json.dumps(msgspec.to_builtins(whole, enc_hook=str), sort_keys=True),
+        profile=experiment.profile.name,
+        seed=request.seed,
+        host=host_facts(packages),
+        software_version=software_version(),
+    )

@@ -36,6 +36,11 @@ class Workspace:
         return self.root / CACHE
 
     @property
+    def data(self) -> Path:
+        """Generated data sets."""
+        return self.cache / "data"
+
+    @property
     def models(self) -> Path:
         """The built artifacts, named by digest."""
         return self.cache / "models"

@@ -1,0 +1,77 @@
+"""Learning a board's host key: fetched once, shown to a person, recorded under the board's name."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.boards.sshcommand import SshTarget, explain
+from orchestrator.errors import BoardUnreachable
+
+_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """A key as known_hosts writes it, and its fingerprint as people compare it."""
+
+    line: str
+    fingerprint: str
+
+
+def offered_key(target: SshTarget) -> HostKey:
+    """The key that the board offers now; raises BoardUnreachable.
+
+    OpenSSH fetches it, so that jump hosts and ssh's own configuration apply; the key goes to a
+    file of its own and no login is made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "known_hosts"
+        probe = replace(target, known_hosts=found)
+        words = [
+            "StrictHostKeyChecking=accept-new",
+            "PreferredAuthentications=none",
+            "PubkeyAuthentication=no",
+        ]
+        argv = probe.argv("true")
+        argv[1:1] = [part for word in words for part in ("-o", word)]
+        result = subprocess.run(
+            argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        if not found.is_file() or not found.read_text().strip():
+            said = result.stderr.strip()
+            raise explain(said, target) or BoardUnreachable(
+                f"no host key was offered ({said or 'ssh said nothing'})", target.name
+            )
+        line = found.read_text().splitlines()[0]
+        return HostKey(line, _fingerprint(found))
+
+
+def _fingerprint(path: Path) -> str:
+    listed = subprocess.run(
+        ["ssh-keygen", "-l", "-f", str(path)],
+        capture_output=True, text=True, timeout=_TIMEOUT_S, check=True,
+    ).stdout.split()  # fmt: skip
+    return f"{listed[-1].strip('()')} {listed[1]}"
+
+
+def recorded_lines(target: SshTarget) -> list[str]:
+    """The lines recorded for this board."""
+    return [line for line in _lines(target.known_hosts) if line.split(" ", 1)[0] == target.name]
+
+
+def record(target: SshTarget, key: HostKey) -> None:
+    """Make `key` the only one recorded for the board; the file is replaced as a whole."""
+    others = [line for line in _lines(target.known_hosts) if line.split(" ", 1)[0] != target.name]
+    target.known_hosts.parent.mkdir(parents=True, exist_ok=True)
+    new = target.known_hosts.with_suffix(".new")
+    new.write_text("".join(f"{line}\n" for line in [*others, key.line]))
+    new.chmod(0o600)
+    new.replace(target.known_hosts)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
