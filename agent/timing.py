@@ -56,25 +56,23 @@ def run_phase(
     `gap_ns[i]`. `previous_end_ns` is the end of the call before this phase; None for the first
     call of all, whose gap is 0. A latency is at least 1: 0 marks a place as not recorded.
     """
-    capacity = len(latency_ns)
-    index = first_index
     began = clock()
     end = began if previous_end_ns is None else previous_end_ns
-    if rule.met(0, 0) or index >= capacity:
-        return PhaseEnd(index, end, short=not rule.met(0, 0))
-    enough = index + rule.min_samples
+    if rule.met(0, 0) or first_index >= len(latency_ns):
+        return PhaseEnd(first_index, end, short=not rule.met(0, 0))
+    enough = first_index + rule.min_samples - 1
     latest = began + rule.max_duration_ns
     earliest = min(began + rule.min_duration_ns, latest)
-    while True:
+    for index in range(first_index, len(latency_ns)):
         start = clock()
         call()
         now = clock()
         latency_ns[index] = now - start or 1
         gap_ns[index] = start - end
         end = now
-        index += 1
-        if index >= capacity or (end >= earliest and (index >= enough or end >= latest)):
+        if end >= earliest and (index >= enough or end >= latest):
             break
     if previous_end_ns is None:
         gap_ns[first_index] = 0
-    return PhaseEnd(index, end, short=not rule.met(index - first_index, end - began))
+    done = index + 1 - first_index
+    return PhaseEnd(index + 1, end, short=not rule.met(done, end - began))

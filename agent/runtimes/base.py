@@ -1,0 +1,66 @@
+"""What every runtime offers: one small protocol, so that another runtime is one more file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from agent.errors import Refused
+from agent.wire import RuntimeOptions
+
+Feed = Mapping[str, NDArray[Any]]
+"""One inference's inputs by name."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: numpy's name of its type, None for a dynamic dimension.
+
+    `dtype` is None for what is not a tensor of numbers; `declared` is the model's own word.
+    """
+
+    name: str
+    dtype: str | None
+    shape: tuple[int | None, ...]
+    declared: str
+
+
+class LoadedModel(Protocol):
+    """A model ready to run."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Its inputs in order."""
+
+    @property
+    def runtime_version(self) -> str:
+        """Version of the runtime's package."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The settings really applied, by the runtime's own names."""
+
+    def bind(self, feeds: Sequence[Feed]) -> Callable[[], None]:
+        """A callable that runs one inference and drops its result; it cycles through `feeds`.
+
+        It stands in the timed loop, so it translates no errors: `explain` does that afterwards.
+        """
+
+    def explain(self, error: Exception) -> Refused:
+        """What an exception of a bound callable means (model_run, out_of_memory)."""
+
+    def infer(self, feed: Feed) -> list[NDArray[Any]]:
+        """The outputs for one feed; raises Refused (model_run, out_of_memory)."""
+
+
+class Runtime(Protocol):
+    """A way to run models; making one raises Refused with kind runtime_missing."""
+
+    def load(
+        self, path: Path, model_format: Literal["onnx", "ort"], options: RuntimeOptions
+    ) -> LoadedModel:
+        """Load a model file; raises Refused (model_load, out_of_memory)."""
