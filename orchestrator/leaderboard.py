@@ -92,7 +92,7 @@ def _cells(row: LeaderboardRow, several_models: bool) -> list[str]:
         NONE if row.temp_max_c is None else f"{row.temp_max_c:.0f}",
         NONE if ratio is None else f"{ratio.value:.2f}",
         interval,
-        str(row.n),
+        str(row.n or 0),
     ]
     return [printable(cell) for cell in cells]
 

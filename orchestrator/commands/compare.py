@@ -117,7 +117,10 @@ def _compare_all(
         verdicts = [one.verdict.as_dict() for one in compared if one.verdict is not None]
         click.echo(json.dumps(verdicts, indent=2))
         return
-    _show(run, baseline, compared)
+    if compared:
+        _show(run, baseline, compared)
+    else:
+        click.echo(f"run {printable(run)} has no variant to compare with {printable(baseline)}")
 
 
 def _against_baseline(
@@ -136,14 +139,24 @@ def _against_baseline(
     ):
         if name is not None and name not in known:
             raise unknown_name(f"{what} in run {run} called", name, known)
+    measured = {_where(row) for row in rows if row.variant == baseline and row.trials}
     for row in rows:
         if row.variant == baseline or board not in (None, row.board):
             continue
-        try:
+        if not row.trials:
+            yield Compared(row, None, "no trial finished")
+        elif _where(row) not in measured:
+            yield Compared(row, None, f"no trial of {baseline} finished beside it")
+        else:
             selectors = (_selector(run, row, row.variant), _selector(run, row, baseline))
-            yield Compared(row, compare(store, *selectors, across=across), "")
-        except UnknownRun as exc:
-            yield Compared(row, None, str(exc))
+            try:
+                yield Compared(row, compare(store, *selectors, across=across), "")
+            except UnknownRun as exc:
+                yield Compared(row, None, str(exc))
+
+
+def _where(row: LeaderboardRow) -> tuple[str, str, str, int]:
+    return (row.board, row.model, row.scenario, row.threads)
 
 
 def _selector(run: str, row: LeaderboardRow, variant: str) -> Selector:

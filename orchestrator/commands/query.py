@@ -54,7 +54,7 @@ def command(sql: str, form: str, limit: int | None, db: str | None, inventory: P
     """
     from results.sql import read_only_query  # noqa: PLC0415 - --help does without it
 
-    text = click.get_text_stream("stdin").read() if sql == "-" else sql
+    text = sys.stdin.read() if sql == "-" else sql
     if limit is None and form == "table":
         limit = TABLE_ROWS
     result = read_only_query(database_file(db, inventory), text, limit=limit)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from support.stored import FIRST, LATEST, fill
+from support.terminal import on_terminal
+
+from orchestrator import cli
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("compare") / "results.sqlite")
+
+
+def compare(database: Path, *args: str) -> list[str]:
+    result = CliRunner().invoke(
+        cli.cli, ["compare", "--db", str(database), *args], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    return [line.rstrip() for line in result.stdout.splitlines()]
+
+
+def test_every_variant_is_compared_with_the_baseline(database: Path) -> None:
+    """Each variant has its ratio, interval, words and difference of accuracy, board by board."""
+    lines = compare(database, "--run", FIRST)
+    assert lines[0] == f"run {FIRST}: against fp32 on the same board"
+    assert [line.split() for line in lines[4:6]] == [
+        ["local", "int8_ptq", "faster", "0.500", "0.500", "to", "0.500", "-0.025", "-0.025"],
+        ["pi5", "int8_ptq", "slower", "1.200", "1.200", "to", "1.200", "-0.025", "-0.025"],
+    ]
+    assert any(line.startswith("mAP: difference to the baseline on shapes/val") for line in lines)
+
+
+def test_the_baseline_can_be_any_variant(database: Path) -> None:
+    """With another baseline the ratios turn around."""
+    lines = compare(database, "--run", "20260101", "--baseline", "int8_ptq", "--board", "local")
+    row = lines[4].split()
+    assert row[:4] == ["local", "fp32", "slower", "2.000"]
+    assert not any(line.startswith("pi5") for line in lines)
+
+
+def test_what_was_not_measured_is_not_comparable(database: Path) -> None:
+    """A variant without a finished trial is listed with the reason, not left out."""
+    lines = compare(database)
+    assert lines[0].startswith(f"run {LATEST}")
+    assert lines[4].split() == ["pi5", "int8_ptq", "not", "comparable", "-", "-", "-", "-"]
+    assert "pi5 int8_ptq: no trial finished" in lines
+
+
+def test_a_missing_baseline_is_a_reason(database: Path) -> None:
+    """Where the baseline failed on a board, its variants say so."""
+    lines = compare(database, "--baseline", "int8_ptq")
+    assert "pi5 fp32: no trial of int8_ptq finished beside it" in lines
+
+
+def test_two_sides_are_compared_across_runs(database: Path) -> None:
+    """Two conditions give a verdict in words, also across runs and by a run's beginning."""
+    lines = compare(database, "board=pi5,variant=fp32,run=20260101", "variant=fp32")
+    assert lines[0].startswith("A: tinydet/fp32 on pi5 ")
+    assert f"run {LATEST}" in lines[1]
+    assert lines[2].startswith("latency: no difference shown: A takes 1.000 of B's time")
+
+
+def test_what_differs_besides_must_be_named(database: Path) -> None:
+    """Boards with other numbers of threads are compared only when that is meant to differ."""
+    sides = ("board=local,variant=fp32", "board=pi5,variant=fp32")
+    refused = compare(database, "--run", FIRST, *sides)
+    assert "latency: not comparable because threads differs: 2 against 4" in refused
+    allowed = compare(
+        database, "--run", FIRST, *sides, "--across", "threads", "--across", "options"
+    )
+    assert any(line.startswith("latency: A is faster: A takes 0.100") for line in allowed)
+
+
+def test_verdicts_can_be_had_as_json(database: Path) -> None:
+    """`--json` writes one verdict for two sides and a list without them."""
+    both = json.loads("\n".join(compare(database, "--run", FIRST, "--json")))
+    assert [verdict["a"]["board"] for verdict in both] == ["local", "pi5"]
+    assert both[0]["latency"]["value"] == pytest.approx(0.5, rel=1e-3)
+    sides = ("board=local,variant=int8_ptq", "board=local,variant=fp32")
+    one = json.loads("\n".join(compare(database, "--json", "--run", FIRST, *sides)))
+    assert one["accuracy"]["map50"] == pytest.approx(-0.025)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_fits_the_terminal(database: Path, columns: int) -> None:
+    """On 80 and on 120 columns each variant is one line, and no header is wrapped."""
+    lines = on_terminal(["compare", "--db", str(database), "--run", FIRST], columns)
+    assert lines[2].split() == [
+        "board", "variant", "latency", "ratio", "95", "%", "interval", "mAP50", "mAP50-95",
+    ]  # fmt: skip
+    assert max(map(len, lines[2:6])) <= columns
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "expected"),
+    [
+        (["variant=fp32"], 2, "Give both A and B or neither; got 1."),
+        (["a=1", "b=2", "c=3"], 2, "Give both A and B or neither; got 3."),
+        (["speed=9", "variant=fp32"], 42, "speed=9"),
+        (["variant=fp32", "variant=fp23"], 43, "variant=fp23"),
+        (["--run", "zebra"], 43, "no run 'zebra'"),
+        (["--baseline", "fp23"], 12, "called 'fp23'; did you mean 'fp32'?"),
+        (["--board", "pi55"], 12, "called 'pi55'; did you mean 'pi5'?"),
+        (["--run", FIRST, "--across", "colour"], 42, "colour"),
+    ],
+)
+def test_wrong_conditions_have_their_exit_codes(
+    database: Path,
+    args: list[str],
+    status: int,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A condition that fits nothing is an error that says what there is."""
+    assert cli.main(["compare", "--db", str(database), *args]) == status
+    assert expected in capsys.readouterr().err

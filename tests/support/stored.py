@@ -1,0 +1,179 @@
+"""A small database of past runs, with figures that one can work out by head."""
+
+from __future__ import annotations
+
+from array import array
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from agent import wire
+from results.records import (
+    ArtifactRecord,
+    BoardRecord,
+    EndOfRun,
+    EvaluationRecord,
+    RunRecord,
+    TrialRecord,
+)
+from results.store import Store
+
+FIRST = "20260101-100000-aaaaaa"
+LATEST = "20260102-100000-bbbbbb"
+SAMPLES = 700
+BLOCKS = 3
+_START = datetime(2026, 1, 1, 10, 0, tzinfo=UTC)
+_NO_SOURCES = wire.Sources(temp=None, clock=None, throttled=None, power=None)
+_SOURCES = wire.Sources(temp="thermal_zone0", clock="cpufreq", throttled="sysfs", power=None)
+
+LATENCY_MS = {
+    ("local", "fp32"): 10.0,
+    ("local", "int8_ptq"): 5.0,
+    ("pi5", "fp32"): 100.0,
+    ("pi5", "int8_ptq"): 120.0,
+}
+MAP50 = {"fp32": 0.9, "int8_ptq": 0.875}
+
+
+def fill(path: Path) -> Path:
+    """Two runs: FIRST on local and pi5, finished; LATEST on pi5 only, one variant failed."""
+    with Store.open(path, create=True) as store:
+        for variant, digit in (("fp32", "a"), ("int8_ptq", "b")):
+            store.record_artifact(_artifact(variant, digit * 64))
+        _record(store, FIRST, _START, ("local", "pi5"), "finished")
+        _record(store, LATEST, _START + timedelta(days=1), ("pi5",), "partial", failing="int8_ptq")
+    return path
+
+
+def _record(
+    store: Store,
+    run_id: str,
+    start: datetime,
+    boards: tuple[str, ...],
+    state: EndOfRun,
+    failing: str | None = None,
+) -> None:
+    store.record_run(RunRecord(run_id, start, "demo", "{}", "demo", 7, {"cpu_count": 2}, "0.1.0"))
+    for board in boards:
+        store.record_board(run_id, _board(board, start))
+        for block in range(BLOCKS):
+            for order, variant in enumerate(MAP50):
+                fails = variant == failing
+                trial = _trial(run_id, board, block, order, variant, fails=fails)
+                store.record_trial(trial)
+    store.finish_run(run_id, state, start + timedelta(minutes=2))
+
+
+def _trial(
+    run_id: str, board: str, block: int, order: int, variant: str, *, fails: bool
+) -> TrialRecord:
+    digest = {"fp32": "a", "int8_ptq": "b"}[variant] * 64
+    image = wire.ImageRef(sha256="c" * 64, image_id="one")
+    spec = wire.TrialSpec(
+        trial_id=f"{board}-{block}-{variant}",
+        run_id=run_id,
+        artifact=wire.ArtifactRef(sha256=digest, size_bytes=2_000_000, format="onnx"),
+        options=wire.RuntimeOptions(intra_op_num_threads=2 if board == "local" else 4),
+        scenario=wire.Scenario(16, 0, SAMPLES, 0, 60_000_000_000),
+        inputs=wire.Inputs((image,), wire.ImagePrep(160, 160)),
+        deadline_ns=600_000_000_000,
+    )
+    failure = wire.Failure(wire.FailureKind.OUT_OF_MEMORY, "killed at 0.9 GB") if fails else None
+    moment = _START + timedelta(seconds=10 * (2 * block + order))
+    return TrialRecord(
+        spec=spec,
+        board=board,
+        model="tinydet",
+        variant=variant,
+        recipe=variant,
+        isa="x86_64-vnni" if board == "local" else "aarch64-dotprod",
+        block=block,
+        plan_order=2 * block + order,
+        scenario="single_stream",
+        outcome=_outcome(spec.trial_id, board, failure),
+        samples=None if fails else _samples(LATENCY_MS[board, variant], block),
+        readings=() if fails else (_reading(board, 0), _reading(board, 1_000_000_000)),
+        evaluation=None if fails or block else _evaluation(variant),
+        attempt=1,
+        started_utc=moment,
+        ended_utc=moment + timedelta(seconds=9),
+    )
+
+
+def _samples(latency_ms: float, block: int) -> wire.Samples:
+    """Constant but for a block's own thousandth and a little unrest, so that all is known."""
+    base_ns = round(latency_ms * 1e6 * (1 + block / 1000))
+    latency = [base_ns + 1000 * (index % 7 - 3) for index in range(17 + SAMPLES)]
+    return wire.Samples((1, 16, SAMPLES), array("Q", latency), array("Q", [2000] * len(latency)))
+
+
+def _outcome(trial_id: str, board: str, failure: wire.Failure | None) -> wire.Outcome:
+    return wire.Outcome(
+        trial_id=trial_id,
+        state="failed" if failure else "finished",
+        failure=failure,
+        short=False,
+        load_ns=None if failure else 50_000_000,
+        peak_rss_bytes=100_000_000,
+        runtime_version=None if failure else "1.31.1",
+        runtime_settings={},
+        inputs_kind=None if failure else "images",
+        sources=_NO_SOURCES if board == "local" else _SOURCES,
+        evaluation=None,
+        started_monotonic_ns=0,
+        ended_monotonic_ns=9_000_000_000,
+        parts={},
+    )
+
+
+def _reading(board: str, t_ns: int) -> wire.Reading:
+    known = board != "local"
+    return wire.Reading(
+        t_ns=t_ns,
+        temp_c=50.0 + t_ns / 1e9 if known else None,
+        clock_hz=2_400_000_000 if known else None,
+        throttled_bits=0 if known else None,
+        memory_available_bytes=1_000_000_000,
+        worker_rss_bytes=90_000_000,
+        power_w=None,
+    )
+
+
+def _evaluation(variant: str) -> EvaluationRecord:
+    value = MAP50[variant]
+    return EvaluationRecord(
+        "shapes", "val", 64, 7, value, value - 0.25, "board", "hotcoco", "1.3.0", {"disc": value}
+    )
+
+
+def _artifact(variant: str, digest: str) -> ArtifactRecord:
+    return ArtifactRecord(
+        digest, 2_000_000, "onnx", "tinydet", variant, variant, "x86_64-vnni", None, "{}"
+    )
+
+
+def _board(name: str, start: datetime) -> BoardRecord:
+    local = name == "local"
+    fingerprint = wire.Fingerprint(
+        board_model=None if local else "Raspberry Pi 5 Model B",
+        serial=None,
+        hostname=name,
+        machine="x86_64" if local else "aarch64",
+        userland_bits=64,
+        isa="x86_64-vnni" if local else "aarch64-dotprod",
+        cpu_model="cpu",
+        cpu_count=2 if local else 4,
+        cpu_features=(),
+        max_clock_hz=None,
+        governor=None,
+        memory_bytes=8_000_000_000,
+        swap_bytes=0,
+        os_name="Debian",
+        kernel="6.12",
+        libc=None,
+        python="3.11.2",
+        packages={"onnxruntime": "1.31.1"},
+        emulated=False,
+        emulated_by=None,
+        boot_id=None,
+    )
+    return BoardRecord(name, fingerprint, _NO_SOURCES if local else _SOURCES, 0, 0, start)
