@@ -1,0 +1,1 @@
+"""Training of the networks that ship with weights; needs the extra `models`."""
