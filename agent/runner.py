@@ -1,0 +1,342 @@
+"""One trial while it runs: its worker process, its telemetry, its deadline, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Literal, Protocol, TypeAlias
+
+from agent.journal import PART_FILES, Journal, Started, Verdict
+from agent.report import Report, crash
+from agent.wire import (
+    Failure,
+    FailureKind,
+    Outcome,
+    Phase,
+    Reading,
+    Sources,
+    TrialSpec,
+    WireError,
+    encode,
+)
+from agent.worker_events import decode_event
+
+TERMINATE_PATIENCE_S: Final = 2.0
+"""How long a worker may take to end by itself before it is killed."""
+
+_EXIT_PATIENCE_S: Final = 10.0
+"""How long a worker may live on after its last word."""
+_TICK_S: Final = 1.0
+_NS_PER_S: Final = 1_000_000_000
+
+_log = logging.getLogger(__name__)
+
+Cut: TypeAlias = Literal["deadline", "cancelled", "stopped"]
+
+
+class Telemetry(Protocol):
+    """What the agent needs of agent.telemetry."""
+
+    @property
+    def sources(self) -> Sources:
+        """Where each reading comes from."""
+
+    def read(self, worker_pid: int | None) -> Reading:
+        """One reading now."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a running trial needs of the machine; every part can be replaced in a test."""
+
+    telemetry: Telemetry
+    argv: Callable[[Path], Sequence[str]]
+    """Command line of a worker for a trial's directory."""
+    clock: Callable[[], int] = time.monotonic_ns
+    sample_period_s: float = 1.0
+    vmstat: Path = Path("/proc/vmstat")
+
+
+class Sampler:
+    """A thread that takes a reading each period and appends it to the journal."""
+
+    def __init__(self, path: Path, around: Surroundings, pid: Callable[[], int | None]) -> None:
+        self.readings: list[Reading] = []
+        self._path = path
+        self._around = around
+        self._pid = pid
+        self._unwritten = b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+
+    def start(self) -> None:
+        """Take the first reading at once, the others beside the trial."""
+        self._take()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take a last reading and end."""
+        self._stop.set()
+        self._thread.join()
+        self._take()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while True:
+            due = max(due + self._around.sample_period_s, time.monotonic())
+            if self._stop.wait(max(0.0, due - time.monotonic())):
+                return
+            self._take()
+
+    def _take(self) -> None:
+        reading = self._around.telemetry.read(self._pid())
+        self.readings.append(reading)
+        self._unwritten += encode(reading).encode() + b"\n"
+        try:
+            with self._path.open("ab", buffering=0) as stream:
+                written = stream.write(self._unwritten)
+        except OSError:
+            return  # a full disk: the reading is kept and written with the next one
+        self._unwritten = self._unwritten[written:]
+
+
+class RunningTrial:
+    """A trial from its start to its outcome, in a thread of its own."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        journal: Journal,
+        started: Started,
+        around: Surroundings,
+        on_end: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.journal = journal
+        self.started = started
+        self.report = Report()
+        self.outcome: Outcome | None = None
+        self.finalising = False
+        self.over = False
+        """True when nothing of it runs any more, also if its journal could not be closed."""
+        self._around = around
+        self._on_end = on_end
+        self._process: subprocess.Popen[bytes] | None = None
+        self._cut: Cut | None = None
+        self._words: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        readings = journal.directory / PART_FILES["readings"]
+        self._sampler = Sampler(readings, around, self._pid)
+        self._thread = threading.Thread(target=self._run, name=f"trial-{spec.trial_id[:8]}")
+
+    @property
+    def phase(self) -> Phase:
+        """Where the trial stands; `ended` only once its outcome is there."""
+        if self.outcome is not None:
+            return "ended"
+        return "finalise" if self.finalising else self.report.phase
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Readings so far, in order; it only grows."""
+        return self._sampler.readings
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def cut(self, why: Literal["cancelled", "stopped"]) -> None:
+        """End the trial soon; what was measured is kept. The first reason counts."""
+        if self._cut is None:
+            self._cut = why
+            self._words.put(None)
+
+    def join(self) -> None:
+        """Wait until the trial has ended."""
+        self._thread.join()
+
+    def _pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def _run(self) -> None:
+        try:
+            verdict = self._measure()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the trial must end
+            _log.exception("trial %s", self.spec.trial_id)
+            message = f"the agent failed to run the trial: {type(exc).__name__}: {exc}"
+            failure = Failure(kind=FailureKind.INTERNAL, message=message)
+            verdict = Verdict("failed", failure, self._around.clock())
+        self.finalising = True
+        outcome = None
+        try:
+            outcome = self.journal.finalise(self.spec, self.started, self.report, verdict)
+        except Exception:  # noqa: BLE001 - the board must not stay busy for ever
+            # What is on the disk stays; asking for the outcome tries again.
+            _log.exception("trial %s cannot be finalised", self.spec.trial_id)
+        self._on_end()
+        self.outcome = outcome
+        self.over = True
+
+    def _measure(self) -> Verdict:
+        kills_before = oom_kills(self._around.vmstat)
+        argv = list(self._around.argv(self.journal.directory))
+        with (self.journal.directory / "stderr.txt").open("wb") as stderr:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=self.journal.directory,
+                start_new_session=True,
+            )
+        self._process = process
+        try:
+            self._note_worker(process.pid)
+            self._sampler.start()
+            self._listen(process)
+        finally:
+            end_group(process)
+            ended_ns = self._around.clock()
+            self._sampler.stop()
+        kills = oom_kills(self._around.vmstat) - kills_before
+        return self._verdict(process.returncode, kills, ended_ns)
+
+    def _note_worker(self, pid: int) -> None:
+        before = self.started
+        ticks = started_ticks(pid)
+        self.started = Started(before.monotonic_ns, before.sources, pid, ticks)
+        self.journal.note_start(self.started)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Follow the worker's words until it has gone, or is to go."""
+        stdout = process.stdout
+        if stdout is None:
+            raise RuntimeError("the worker has no standard output")
+        threading.Thread(target=_read_lines, args=(stdout, self._words), daemon=True).start()
+        deadline_ns = self.started.monotonic_ns + self.spec.deadline_ns
+        with (self.journal.directory / "events.jsonl").open("ab", buffering=0) as events:
+            while self._cut is None:
+                left_s = (deadline_ns - self._around.clock()) / _NS_PER_S
+                if left_s <= 0:
+                    self._cut = "deadline"
+                    return
+                if self.report.complete or self.report.failure is not None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(min(left_s, _EXIT_PATIENCE_S))
+                    return
+                try:
+                    line = self._words.get(timeout=min(left_s, _TICK_S))
+                except queue.Empty:
+                    line = None
+                if line is not None:
+                    self._hear(line, events)
+                elif self._cut is None and _gone(process):
+                    self._drain(events)
+                    return
+
+    def _drain(self, events: IO[bytes]) -> None:
+        """Hear what a worker said that has gone but whose output something still holds open."""
+        with contextlib.suppress(queue.Empty):
+            while line := self._words.get(timeout=_EXIT_PATIENCE_S / 100):
+                self._hear(line, events)
+
+    def _hear(self, line: bytes, events: IO[bytes]) -> None:
+        try:
+            self.report = self.report.after(decode_event(line))
+        except WireError:
+            _log.warning("trial %s: not an event: %r", self.spec.trial_id, line[:200])
+            return
+        with contextlib.suppress(OSError):  # a full disk: what was said is still in memory
+            events.write(line)
+
+    def _verdict(self, returncode: int, kills: int, ended_ns: int) -> Verdict:
+        if self.report.complete:
+            return Verdict("finished", None, ended_ns)
+        if self.report.failure is not None:
+            return Verdict("failed", self.report.failure, ended_ns)
+        after_s = (ended_ns - self.started.monotonic_ns) / _NS_PER_S
+        phase = self.report.phase
+        if self._cut == "cancelled":
+            message = f"cancelled in phase '{phase}' after {after_s:.1f} s"
+            return Verdict("cancelled", Failure(FailureKind.CANCELLED, message), ended_ns)
+        if self._cut == "stopped":
+            message = f"the agent was stopped in phase '{phase}' after {after_s:.1f} s"
+            return Verdict("interrupted", Failure(FailureKind.INTERRUPTED, message), ended_ns)
+        if self._cut == "deadline":
+            limit_s = self.spec.deadline_ns / _NS_PER_S
+            message = f"stopped in phase '{phase}': the deadline of {limit_s:.1f} s was over"
+            return Verdict("failed", Failure(FailureKind.DEADLINE, message), ended_ns)
+        available = [
+            reading.memory_available_bytes
+            for reading in self.readings
+            if reading.memory_available_bytes is not None
+        ]
+        failure = crash(
+            returncode,
+            oom_kills=kills,
+            available_bytes=min(available, default=None),
+            stderr=self.journal.stderr_tail(),
+        )
+        return Verdict("failed", failure, ended_ns)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and the group: politely first, then for certain."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(TERMINATE_PATIENCE_S)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def started_ticks(pid: int) -> int | None:
+    """When a living process was started, in clock ticks since boot; None when there is none.
+
+    Field 22 of /proc/PID/stat, which unlike a wall clock time never moves (proc(5)).
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else int(fields[18])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def oom_kills(vmstat: Path) -> int:
+    """How many processes this kernel has killed for want of memory since it started."""
+    try:
+        for line in vmstat.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def _read_lines(stream: IO[bytes], words: queue.SimpleQueue[bytes | None]) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in iter(lambda: stream.readline(1 << 20), b""):
+            words.put(line)
+    words.put(None)
+    stream.close()
+
+
+def _gone(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended, or does within the moment between closing its output and ending."""
+    try:
+        process.wait(_TICK_S / 10)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

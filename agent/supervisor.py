@@ -1,0 +1,324 @@
+"""Trials on this board: one at a time, under the lease, each refused early or kept for good."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from agent.artifacts import Artifacts, checked_digest, free_bytes
+from agent.errors import Refused
+from agent.home import make_private
+from agent.journal import Journal, Started, Verdict, all_journals
+from agent.lease import Lease
+from agent.report import Report
+from agent.runner import RunningTrial, Surroundings, started_ticks
+from agent.wire import (
+    CHUNK_BYTES,
+    Failure,
+    FailureKind,
+    Outcome,
+    Poll,
+    TrialSpec,
+    WireError,
+)
+
+MODEL_COPIES: Final = 2
+"""A runtime holds a model's file and its prepared weights at the same time while it loads."""
+
+WORKER_BYTES: Final = 150 << 20
+"""Interpreter, runtime and activations of a small model; larger ones are the kernel's to judge."""
+
+JOURNAL_BYTES: Final = 64 << 20
+"""Room for the largest journal: 1,000,000 samples are 16 MB, 600 s of readings 0.2 MB."""
+
+MAX_DEADLINE_NS: Final = 7 * 24 * 3600 * 1_000_000_000
+MAX_READINGS_A_POLL: Final = 256
+_NAMED: Final = 20
+"""How many missing digests a message lists."""
+_ORPHAN_PATIENCE_S: Final = 5.0
+_ORPHAN_INTERVAL_S: Final = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Starts, follows, ends and remembers trials; safe to use from several threads."""
+
+    def __init__(
+        self,
+        trials: Path,
+        artifacts: Artifacts,
+        lease: Lease,
+        around: Surroundings,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        make_private(trials)
+        self._trials = trials
+        self._artifacts = artifacts
+        self._lease = lease
+        self._around = around
+        self._free = free
+        self._mutex = threading.RLock()
+        self._current: RunningTrial | None = None
+
+    def recover(self) -> list[str]:
+        """Close the trials that a dead agent or a power cut left open; returns their ids."""
+        found = []
+        for journal in all_journals(self._trials):
+            if journal.outcome() is None:
+                _end_orphan(journal.started())
+                if _close_cut(journal) is not None:
+                    found.append(journal.trial_id)
+        return found
+
+    def running(self) -> str | None:
+        """Id of the trial that has not ended, if there is one."""
+        current = self._current
+        return None if current is None or current.over else current.spec.trial_id
+
+    def start(self, spec: TrialSpec) -> None:
+        """Start a trial; a trial that this board already knows is left as it is.
+
+        Raises Refused: lease_lost, busy, missing_artifact, too_large, disk_full, bad_request.
+        """
+        journal = Journal(self._trials, spec.trial_id)
+        with self._mutex:
+            if journal.exists():
+                _check_same(journal, spec)
+                return
+            self._lease.renew(spec.run_id)
+            _check_spec(spec)
+            self._check_idle()
+            self._check_artifacts(spec)
+            self._check_memory(spec)
+            self._check_disk()
+            self._lease.pin(spec.run_id)
+            self._current = self._begin(spec, journal)
+            self._current.start()
+
+    def _begin(self, spec: TrialSpec, journal: Journal) -> RunningTrial:
+        started = Started(self._around.clock(), self._around.telemetry.sources)
+        try:
+            journal.create(spec, started)
+        except OSError as exc:
+            self._lease.unpin()
+            raise Refused(
+                FailureKind.DISK_FULL,
+                f"cannot begin a journal in {self._trials}: {exc.strerror}",
+            ) from exc
+        return RunningTrial(spec, journal, started, self._around, self._lease.unpin)
+
+    def poll(self, trial_id: str, cursor: int) -> Poll:
+        """How far a trial is; asking keeps the lease of its run alive. Raises Refused."""
+        if cursor < 0:
+            raise Refused(FailureKind.BAD_REQUEST, f"cursor: {cursor} is below 0")
+        running = self._find_running(trial_id)
+        if running is None:
+            return self._poll_ended(trial_id, cursor)
+        self._lease.touch(running.spec.run_id)
+        phase = running.phase
+        recorded = running.journal.recorded(running.spec)
+        readings = tuple(running.readings[cursor : cursor + MAX_READINGS_A_POLL])
+        evaluation = running.report.evaluation
+        return Poll(
+            phase=phase,
+            samples_done=recorded.counts[2],
+            images_done=evaluation.images_done if evaluation is not None else 0,
+            recent_p50_ns=_p50(recorded.recent_ns),
+            elapsed_ns=self._around.clock() - running.started.monotonic_ns,
+            readings=readings,
+            next_cursor=cursor + len(readings),
+        )
+
+    def _poll_ended(self, trial_id: str, cursor: int) -> Poll:
+        outcome = self.outcome(trial_id)
+        journal = Journal(self._trials, trial_id)
+        recorded = journal.recorded(journal.spec())
+        return Poll(
+            phase="ended",
+            samples_done=recorded.counts[2],
+            images_done=outcome.evaluation.images_done if outcome.evaluation is not None else 0,
+            recent_p50_ns=_p50(recorded.recent_ns),
+            elapsed_ns=outcome.ended_monotonic_ns - outcome.started_monotonic_ns,
+            readings=(),
+            next_cursor=cursor,
+        )
+
+    def cancel(self, trial_id: str) -> None:
+        """End a trial soon; nothing happens to one that has ended. Raises Refused."""
+        running = self._find_running(trial_id)
+        if running is not None:
+            running.cut("cancelled")
+        elif not Journal(self._trials, trial_id).exists():
+            raise _unknown(trial_id)
+
+    def outcome(self, trial_id: str) -> Outcome:
+        """How a trial ended; raises Refused while it has not, and for an unknown one."""
+        running = self._find_running(trial_id)
+        if running is not None:
+            raise Refused(
+                FailureKind.BUSY, f"trial {trial_id} has not ended (phase '{running.phase}')"
+            )
+        current = self._current
+        if current is not None and current.spec.trial_id == trial_id and current.outcome:
+            return current.outcome
+        journal = Journal(self._trials, trial_id)
+        if not journal.exists():
+            raise _unknown(trial_id)
+        outcome = journal.outcome() or _close_cut(journal)
+        if outcome is None:
+            raise Refused(
+                FailureKind.INTERNAL, f"the journal of trial {trial_id} cannot be read: see log.txt"
+            )
+        return outcome
+
+    def read(self, trial_id: str, part: str, offset: int, length: int) -> bytes:
+        """Bytes of a part of an ended trial; empty for anything else."""
+        if self._find_running(trial_id) is not None:
+            return b""
+        return Journal(self._trials, trial_id).read(part, offset, min(length, CHUNK_BYTES))
+
+    def acknowledge(self, trial_id: str) -> None:
+        """The host has stored the trial: forget it. Raises Refused while it runs."""
+        with self._mutex:
+            running = self._find_running(trial_id)
+            if running is not None:
+                raise Refused(FailureKind.BUSY, f"trial {trial_id} has not ended")
+            if self._current is not None and self._current.spec.trial_id == trial_id:
+                self._current = None
+            Journal(self._trials, trial_id).forget()
+
+    def trials(self) -> list[str]:
+        """Ids of the trials whose journals are on the board, oldest first."""
+        return [journal.trial_id for journal in all_journals(self._trials)]
+
+    def stop(self) -> None:
+        """End the running trial, if there is one, and wait until its journal is closed."""
+        current = self._current
+        if current is not None:
+            current.cut("stopped")
+            current.join()
+
+    def _find_running(self, trial_id: str) -> RunningTrial | None:
+        current = self._current
+        if current is None or current.spec.trial_id != trial_id or current.over:
+            return None
+        return current
+
+    def _check_idle(self) -> None:
+        current = self._current
+        if current is not None and not current.over:
+            raise Refused(
+                FailureKind.BUSY,
+                f"trial {current.spec.trial_id} of run {current.spec.run_id} is in phase "
+                f"'{current.phase}'; one trial runs at a time",
+            )
+
+    def _check_artifacts(self, spec: TrialSpec) -> None:
+        images = spec.inputs.images + (spec.evaluation.images if spec.evaluation else ())
+        wanted = dict.fromkeys([spec.artifact.sha256, *(image.sha256 for image in images)])
+        missing = [sha for sha in wanted if self._artifacts.size_bytes(sha) is None]
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise Refused(
+                FailureKind.MISSING_ARTIFACT,
+                f"not on this board: {', '.join(missing[:_NAMED])}{more}; push them first",
+            )
+        size = self._artifacts.size_bytes(spec.artifact.sha256)
+        if size != spec.artifact.size_bytes:
+            raise Refused(
+                FailureKind.BAD_REQUEST,
+                f"artifact.size_bytes: {spec.artifact.size_bytes}, but the file has {size}",
+            )
+
+    def _check_memory(self, spec: TrialSpec) -> None:
+        available = self._around.telemetry.read(None).memory_available_bytes
+        needed = MODEL_COPIES * spec.artifact.size_bytes + WORKER_BYTES
+        if available is not None and needed > available:
+            raise Refused(
+                FailureKind.TOO_LARGE,
+                f"a model of {spec.artifact.size_bytes} bytes needs about {needed} bytes of memory "
+                f"and {available} are available; it would swap, so it was not started",
+            )
+
+    def _check_disk(self) -> None:
+        free = self._free(self._trials)
+        if free < JOURNAL_BYTES:
+            raise Refused(
+                FailureKind.DISK_FULL,
+                f"a trial's journal may need {JOURNAL_BYTES} bytes and {free} are free on the disk "
+                f"of {self._trials}; make room on the board",
+            )
+
+
+def _check_same(journal: Journal, spec: TrialSpec) -> None:
+    """Starting again is harmless; another trial under the same id would be lost."""
+    with contextlib.suppress(OSError, WireError):
+        if journal.spec() != spec:
+            raise Refused(
+                FailureKind.BAD_REQUEST,
+                f"trial {spec.trial_id} is on this board with another specification",
+            )
+
+
+def _check_spec(spec: TrialSpec) -> None:
+    if not 0 < spec.deadline_ns <= MAX_DEADLINE_NS:
+        raise Refused(
+            FailureKind.BAD_REQUEST,
+            f"deadline_ns: {spec.deadline_ns} is not within 1..{MAX_DEADLINE_NS}",
+        )
+    images = spec.inputs.images + (spec.evaluation.images if spec.evaluation else ())
+    for sha256 in (spec.artifact.sha256, *(image.sha256 for image in images)):
+        checked_digest(sha256)
+
+
+def _close_cut(journal: Journal) -> Outcome | None:
+    """Finalise a trial whose agent is gone: what its worker said last decides how it ended."""
+    try:
+        spec, started, report = journal.spec(), journal.started(), journal.report()
+        ended_ns = journal.last_reading_ns() or started.monotonic_ns
+        return journal.finalise(spec, started, report, _verdict_of_cut(report, ended_ns))
+    except (OSError, WireError):
+        _log.exception("trial %s cannot be recovered", journal.trial_id)
+        return None
+
+
+def _verdict_of_cut(report: Report, ended_ns: int) -> Verdict:
+    if report.complete:
+        return Verdict("finished", None, ended_ns)
+    if report.failure is not None:
+        return Verdict("failed", report.failure, ended_ns)
+    message = f"the agent or the board stopped in phase '{report.phase}'; measure it again"
+    return Verdict("interrupted", Failure(FailureKind.INTERRUPTED, message), ended_ns)
+
+
+def _end_orphan(started: Started) -> None:
+    """Kill the worker of a dead agent: it would disturb what is measured next."""
+    pid, ticks = started.worker_pid, started.worker_ticks
+    if pid is None or ticks is None:
+        return
+    deadline = time.monotonic() + _ORPHAN_PATIENCE_S
+    while started_ticks(pid) == ticks and time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        time.sleep(_ORPHAN_INTERVAL_S)
+
+
+def _unknown(trial_id: str) -> Refused:
+    return Refused(
+        FailureKind.UNKNOWN_TRIAL,
+        f"this board has no trial {trial_id}; it was acknowledged, or never started here",
+    )
+
+
+def _p50(recent_ns: Iterable[int]) -> int | None:
+    values = list(recent_ns)
+    return round(median(values)) if values else None
