@@ -5,8 +5,13 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
 
     BenchError 1                        something unexpected
     ├── WireError 33                    a message that cannot be decoded (agent.wire)
-    ├── ImageError 13                   an image that cannot be read (agent.vision)
-    ├── OutputError 14                  a model's outputs do not fit its head (agent.vision)
+    ├── ImageError 28                   an image that cannot be read (agent.vision)
+    ├── OutputError 29                  a model's outputs do not fit its head (agent.vision)
+    ├── Refused 60                      on the board only: crosses as data (agent.errors)
+    ├── AgentUnavailable 61             exit codes of the agent's own processes (agent.errors)
+    │   ├── HomeUnsafe 62
+    │   ├── AlreadyServing 63
+    │   └── OtherVersionBusy 66
     ├── InventoryError 10               inventory.yaml is missing or wrong
     ├── ExperimentError 11              an experiment is wrong
     ├── UnknownName 12                  no board, label, experiment ... of that name
@@ -36,8 +41,8 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
     │   ├── DataError 25
     │   ├── ExtraMissing 26
     │   ├── RecipeError 27
-    │   ├── ShapeNeeded 28
-    │   └── ArtifactLost 29
+    │   ├── ShapeNeeded 64
+    │   └── ArtifactLost 65
     └── ResultsError 40                 (results.errors)
         ├── DatabaseTooNew 41
         ├── QueryError 42
@@ -184,6 +189,8 @@ class Interrupted(BenchError):
     exit_code = 130
 
 
+_PACKAGES: Final = ("agent.vision", "agent.wire", "models.", "orchestrator.", "results.")
+
 _BY_KIND: Final[dict[FailureKind, type[BoardFailure]]] = {
     FailureKind.BAD_REQUEST: BoardFailure,
     FailureKind.PROTOCOL: ProtocolMismatch,
@@ -237,14 +244,21 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownName:
 
 
 def exit_codes() -> list[tuple[int, str, str]]:
-    """(exit code, class name, first line of its docstring) of every class, by exit code."""
+    """(exit code, class name, first line of its docstring) by exit code.
+
+    These are the classes that can end this program; the agent's own never do.
+    """
     # Imported here: only the README's table and the tests need the classes of every package.
     import agent.vision  # noqa: F401, PLC0415
     import models.errors  # noqa: F401, PLC0415
     import results.errors  # noqa: F401, PLC0415
 
     classes: tuple[type[BenchError], ...] = (BenchError, *_subclasses(BenchError))
-    return sorted((cls.exit_code, cls.__name__, _first_line(cls)) for cls in classes)
+    return sorted(
+        (cls.exit_code, cls.__name__, _first_line(cls))
+        for cls in classes
+        if cls.__module__.startswith(_PACKAGES)
+    )
 
 
 def _first_line(cls: type[BenchError]) -> str:

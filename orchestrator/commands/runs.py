@@ -43,9 +43,8 @@ def show(location: str | Path, run_id: str | None) -> None:
 
     RUN is a run's id, or the beginning of one as long as only one run begins so.
     """
-    from orchestrator import tables  # noqa: PLC0415 - --help does without rich
-    from orchestrator.leaderboard import show_leaderboard  # noqa: PLC0415 - as above
-    from results.queries import leaderboard  # noqa: PLC0415 - sqlalchemy is slow
+    from orchestrator import final, tables  # noqa: PLC0415 - --help does without rich
+    from results.queries import BASELINE, leaderboard  # noqa: PLC0415 - sqlalchemy is slow
     from results.store import Store  # noqa: PLC0415 - as above
 
     with Store.open(location, create=False, read_only=True) as store:
@@ -54,7 +53,7 @@ def show(location: str | Path, run_id: str | None) -> None:
     for name, text in _facts(run):
         click.echo(f"{name:<10} {printable(text)}")
     click.echo()
-    show_leaderboard(tables.console(), rows)
+    final.show(tables.console(), rows, BASELINE)
 
 
 def _list(location: str | Path, limit: int) -> None:

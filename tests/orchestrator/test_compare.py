@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from support.stored import FIRST, LATEST, fill
-from support.terminal import on_terminal
+from support.terminal import narrow_to
 
 from orchestrator import cli
 
@@ -87,9 +87,12 @@ def test_verdicts_can_be_had_as_json(database: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_the_table_fits_the_terminal(database: Path, columns: int) -> None:
+def test_the_table_fits_the_terminal(
+    database: Path, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On 80 and on 120 columns each variant is one line, and no header is wrapped."""
-    lines = on_terminal(["compare", "--db", str(database), "--run", FIRST], columns)
+    narrow_to(columns, monkeypatch)
+    lines = compare(database, "--run", FIRST)
     assert lines[2].split() == [
         "board", "variant", "latency", "ratio", "95", "%", "interval", "mAP50", "mAP50-95",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Running a command with a terminal as its stdout."""
+"""Commands on a terminal of some width: a real one, or its width alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+
+import pytest
+
+from orchestrator import tables
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -30,6 +34,13 @@ def on_terminal(args: Sequence[str], columns: int) -> list[str]:
         process.wait(30)
     lines = _STYLE.sub("", text.decode()).replace("\r\n", "\n").split("\n")
     return [line.rstrip() for line in lines]
+
+
+def narrow_to(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make tables as wide as a terminal of so many columns, within this process."""
+    monkeypatch.setattr(
+        tables, "console", lambda: tables.PipeConsole(file=sys.stdout, width=columns, markup=False)
+    )
 
 
 def _read(master: int) -> bytes:
