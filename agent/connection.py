@@ -60,6 +60,6 @@ class Connection(rpyc.Connection):  # type: ignore[misc] # rpyc ships no types
     def _handle_call(self, obj: Any, args: Any, kwargs: Any = ()) -> Any:
         root = cast(Any, self._local_root)
         name = getattr(obj, "__name__", "").removeprefix("exposed_")
-        if getattr(obj, "__self__", None) is not root or name not in root.METHODS or kwargs:
+        if getattr(obj, "__self__", obj) is not root or name not in root.METHODS or kwargs:
             raise TypeError("only the agent's methods can be called, without keywords")
         return obj(*args)

@@ -44,7 +44,7 @@ def look(path: Path, scenario: Scenario) -> Recorded:
             memoryview(mapped) as view,
         ):
             capacity, counts = _header(view)
-            with _column(view, capacity, 0) as latency:
+            with _column(view, capacity, 0).cast("Q") as latency:
                 done = _first_zero(latency, sum(counts), capacity)
                 counts = attribute(counts, done, scenario)
                 start = max(done - RECENT, counts[0] + counts[1])
@@ -128,7 +128,7 @@ def _header(view: memoryview) -> tuple[int, tuple[int, int, int]]:
 
 def _column(view: memoryview, capacity: int, index: int) -> memoryview:
     start = SAMPLES_HEADER.size + index * _WORD * capacity
-    return view[start : start + _WORD * capacity].cast("Q")
+    return view[start : start + _WORD * capacity]
 
 
 def _first_zero(column: memoryview, low: int, high: int) -> int:

@@ -20,6 +20,7 @@ from agent.journal import Journal, Started, Verdict, all_journals
 from agent.lease import Lease
 from agent.report import Report
 from agent.runner import RunningTrial, Surroundings, started_ticks
+from agent.samplewriter import MAX_SAMPLES
 from agent.wire import (
     CHUNK_BYTES,
     Failure,
@@ -36,8 +37,9 @@ MODEL_COPIES: Final = 2
 WORKER_BYTES: Final = 150 << 20
 """Interpreter, runtime and activations of a small model; larger ones are the kernel's to judge."""
 
-JOURNAL_BYTES: Final = 64 << 20
-"""Room for the largest journal: 1,000,000 samples are 16 MB, 600 s of readings 0.2 MB."""
+JOURNAL_BYTES: Final = 2 * 16 * MAX_SAMPLES + (16 << 20)
+"""Room for the largest journal: samples of 16 bytes, twice while they are cut to size; the rest
+(readings, detections) is a few MB."""
 
 MAX_DEADLINE_NS: Final = 7 * 24 * 3600 * 1_000_000_000
 MAX_READINGS_A_POLL: Final = 256
