@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from agent import wire
 from orchestrator.boards.base import Session
 from orchestrator.errors import TransferFailed
+
+CHUNKS_UNDER_WAY: Final = 4
+"""Chunks sent before the first answer is waited for; about 4 MiB in the board's buffers."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +64,46 @@ def push(
 def _push_one(
     session: Session, file: File, offset: int, keep_going: Callable[[], bool]
 ) -> Iterable[int]:
-    """Send one file from `offset` on, yielding the bytes of each chunk."""
-    try:
-        with file.path.open("rb") as stream:
-            stream.seek(offset)
-            complete = False
-            while not complete and keep_going():
-                chunk = stream.read(wire.CHUNK_BYTES)
-                put = session.put_chunk(file.sha256, offset, file.size_bytes, chunk)
+    """Send one file from `offset` on, yielding the bytes of each chunk that has arrived.
+
+    A few chunks are under way at once, so that reading, sending and storing overlap.
+    """
+    sent: deque[tuple[int, Callable[[], wire.Put]]] = deque()
+    arrived = complete = False
+    with _opened(session, file, offset) as stream:
+        while not complete:
+            while len(sent) < CHUNKS_UNDER_WAY and not arrived and keep_going():
+                chunk = _read(session, file, stream)
+                arrived = len(chunk) < wire.CHUNK_BYTES
+                wait = session.begin_put_chunk(file.sha256, offset, file.size_bytes, chunk)
                 offset += len(chunk)
-                complete = put.complete
-                yield len(chunk)
-                if not complete and (not chunk or put.received_bytes != offset):
-                    raise TransferFailed(
-                        f"{file.path.name} is {offset} bytes here and {put.received_bytes} bytes "
-                        f"arrived of {file.size_bytes}; build the artifact again",
-                        session.board,
-                    )
+                sent.append((len(chunk), wait))
+            if not sent:
+                break
+            moved, wait = sent.popleft()
+            complete = wait().complete
+            yield moved
+    if arrived and not complete:
+        raise TransferFailed(
+            f"{file.path} is {offset} bytes now and was {file.size_bytes} when its digest was "
+            f"taken; build it again",
+            session.board,
+        )
+
+
+@contextmanager
+def _opened(session: Session, file: File, offset: int) -> Iterator[BinaryIO]:
+    try:
+        stream = file.path.open("rb")
+    except OSError as exc:
+        raise TransferFailed(f"cannot read {file.path}: {exc.strerror}", session.board) from exc
+    with stream:
+        stream.seek(offset)
+        yield stream
+
+
+def _read(session: Session, file: File, stream: BinaryIO) -> bytes:
+    try:
+        return stream.read(wire.CHUNK_BYTES)
     except OSError as exc:
         raise TransferFailed(f"cannot read {file.path}: {exc.strerror}", session.board) from exc

@@ -6,7 +6,7 @@ fake goes through the same encoding, the same checks and the same errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -15,15 +15,17 @@ from agent import wire
 from orchestrator.errors import ProtocolMismatch, from_failure
 
 Argument = str | int | bytes
+Pending = Callable[[], str | bytes]
 
 
 class Transport(Protocol):
     """Carries one call to an agent and its answer back."""
 
-    def call(self, method: str, *args: Argument) -> str | bytes:
-        """Call an exposed method.
+    def begin(self, method: str, *args: Argument) -> Pending:
+        """Send a call; what is returned waits for its answer, once.
 
-        Raises BoardUnreachable when no answer came in time, AgentDied when the agent is gone.
+        Either raises BoardUnreachable when no answer came in time, AgentDied when the agent is
+        gone. Calls are served in the order in which they were begun.
         """
 
     def close(self) -> None:
@@ -49,10 +51,11 @@ class Session:
         self._transport = transport
 
     def _ask(self, kind: Any, method: str, *args: Argument) -> Any:
-        answer = self._transport.call(method, *args)
+        return self._decoded(kind, method, self._transport.begin(method, *args)())
+
+    def _decoded(self, kind: Any, method: str, answer: str | bytes) -> Any:
         if not isinstance(answer, str):
             raise wire.WireError(f"{self.board}: {method} answered {type(answer).__name__}")
-        # A type alone would let `null` pass for an absent `ok`, so both are looked at.
         reply = wire.decode_reply(answer, kind)
         if reply.failure is not None:
             raise from_failure(reply.failure, self.board)
@@ -63,19 +66,15 @@ class Session:
     def hello(self, host: str) -> wire.Hello:
         """Shake hands; raises ProtocolMismatch when the agent speaks another protocol."""
         request = wire.HelloRequest(protocol=wire.PROTOCOL, host=host)
-        answer = self._transport.call("hello", wire.encode(request))
+        answer = self._transport.begin("hello", wire.encode(request))()
         theirs = _protocol_of(answer)
         if theirs is not None and theirs != wire.PROTOCOL:
             raise ProtocolMismatch(
                 f"{self.board}: the agent speaks protocol {theirs}, this host {wire.PROTOCOL}; "
                 f"stop the agent on the board, or use the same version on both sides"
             )
-        reply: wire.Reply[wire.Hello] = wire.decode_reply(answer, wire.Hello)
-        if reply.failure is not None:
-            raise from_failure(reply.failure, self.board)
-        if reply.ok is None:
-            raise wire.WireError(f"{self.board}: hello answered neither ok nor failure")
-        return reply.ok
+        hello: wire.Hello = self._decoded(wire.Hello, "hello", answer)
+        return hello
 
     def has(self, digests: Sequence[str]) -> wire.Has:
         """Which artifacts are on the board, complete or in part."""
@@ -84,8 +83,19 @@ class Session:
 
     def put_chunk(self, sha256: str, offset: int, total_bytes: int, data: bytes) -> wire.Put:
         """Append one chunk to an artifact; raises BoardDiskFull, TransferFailed."""
-        put: wire.Put = self._ask(wire.Put, "put_chunk", sha256, offset, total_bytes, data)
-        return put
+        return self.begin_put_chunk(sha256, offset, total_bytes, data)()
+
+    def begin_put_chunk(
+        self, sha256: str, offset: int, total_bytes: int, data: bytes
+    ) -> Callable[[], wire.Put]:
+        """As `put_chunk`, but sent only; call what is returned to wait for the answer."""
+        pending = self._transport.begin("put_chunk", sha256, offset, total_bytes, data)
+
+        def wait() -> wire.Put:
+            put: wire.Put = self._decoded(wire.Put, "put_chunk", pending())
+            return put
+
+        return wait
 
     def lease(self, request: wire.LeaseRequest) -> wire.LeaseInfo:
         """Take the board for one run; raises LeaseHeld naming the holder."""
@@ -121,7 +131,7 @@ class Session:
 
     def read(self, trial_id: str, part: str, offset: int, length: int) -> bytes:
         """Bytes of a part of an ended trial's journal; empty past its end."""
-        data = self._transport.call("read", trial_id, part, offset, length)
+        data = self._transport.begin("read", trial_id, part, offset, length)()
         if not isinstance(data, bytes) or len(data) > length:
             raise wire.WireError(f"{self.board}: read of {part} answered {type(data).__name__}")
         return data

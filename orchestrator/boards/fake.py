@@ -17,7 +17,7 @@ import msgspec
 
 from agent import wire
 from agent.wire import FailureKind
-from orchestrator.boards.base import Argument, Session
+from orchestrator.boards.base import Argument, Pending, Session
 from orchestrator.boards.welcome import REQUIRED
 from orchestrator.clock import Clock
 
@@ -89,8 +89,12 @@ class FakeAgent:
         """The board's monotonic clock."""
         return round(self.clock.monotonic_s() * 1e9)
 
-    def call(self, method: str, *args: Argument) -> str | bytes:
-        """Serve one call as the rpyc service would."""
+    def begin(self, method: str, *args: Argument) -> Pending:
+        """Serve one call at once, as the rpyc service would."""
+        answer = self._serve(method, *args)
+        return lambda: answer
+
+    def _serve(self, method: str, *args: Argument) -> str | bytes:
         self.sabotage(method)
         if method == "read":
             return self._read(*args)  # type: ignore[arg-type] # arguments arrive untyped

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import rpyc
@@ -23,7 +23,7 @@ from rpyc.utils.factory import connect_channel
 
 from agent import wire
 from agent.wire.channel import CappedChannel
-from orchestrator.boards.base import Argument
+from orchestrator.boards.base import Argument, Pending
 from orchestrator.errors import AgentDied, BoardUnreachable
 
 CALL_TIMEOUT_S = 30.0
@@ -97,12 +97,28 @@ class ProcessLink:
         ours.settimeout(CALL_TIMEOUT_S)  # a peer that stalls inside a frame
         return cls(process, ours, board)
 
-    def call(self, method: str, *args: Argument) -> str | bytes:
-        """Call an exposed method; see `Transport.call`."""
-        try:
+    def begin(self, method: str, *args: Argument) -> Pending:
+        """Send a call; see `Transport.begin`."""
+        with self._translated(method):
             if method not in self._methods:
-                self._methods[method] = getattr(self._connection.root, method)
-            answer = self._methods[method](*args)
+                self._methods[method] = rpyc.async_(getattr(self._connection.root, method))
+            result = self._methods[method](*args)
+            result.set_expiry(CALL_TIMEOUT_S)
+        return lambda: self._answer(method, result)
+
+    def _answer(self, method: str, result: Any) -> str | bytes:
+        with self._translated(method):
+            answer = result.value
+        if type(answer) not in (str, bytes):
+            raise wire.WireError(f"{self._board}: {method} answered neither text nor bytes")
+        checked: str | bytes = answer
+        return checked
+
+    @contextlib.contextmanager
+    def _translated(self, method: str) -> Iterator[None]:
+        """Turn rpyc's and the socket's errors into ours; the link is of no use after one."""
+        try:
+            yield
         except TimeoutError as exc:
             self.close()
             raise BoardUnreachable(
@@ -122,10 +138,6 @@ class ProcessLink:
             raise wire.WireError(
                 f"{self._board}: {method} failed inside the agent: {type(exc).__name__}"
             ) from exc
-        if type(answer) not in (str, bytes):
-            raise wire.WireError(f"{self._board}: {method} answered neither text nor bytes")
-        checked: str | bytes = answer
-        return checked
 
     def close(self) -> None:
         """Close at once: rpyc's own close asks the far side first, so the socket goes before."""
