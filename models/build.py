@@ -31,12 +31,15 @@ def find_cached(request: VariantRequest, store: ArtifactStore) -> Artifact | Non
     """The artifact of an earlier build, its bytes verified; None where a step is missing.
 
     Imports neither onnx nor onnxruntime nor torch. Raises BuildFailed where the request
-    cannot be built at all (no calibration data).
+    cannot be built at all (no calibration data) or the store cannot be read.
     """
     sha256: str | None = request.model.source.identity
-    for link in links(request):
-        sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
-    return store.find(sha256) if sha256 is not None else None
+    try:
+        for link in links(request):
+            sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
+        return store.find(sha256) if sha256 is not None else None
+    except OSError as exc:
+        raise BuildFailed(f"{request.label}: the cache {store.root} cannot be read: {exc}") from exc
 
 
 def build(request: VariantRequest, store: ArtifactStore, log: Log) -> Artifact:

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.wire import BenchError
 from models.errors import BuildFailed
+from models.orphan import end_with_parent
 
 if TYPE_CHECKING:
     from models.chain import VariantRequest
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Result = Artifact | BenchError
     Work = Callable[[VariantRequest, Callable[[str], None]], Result]
-
-_ORPHAN_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,9 @@ def _run_pool(
     except BrokenProcessPool:
         return
     except BaseException:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        for process in multiprocessing.active_children():
+            if process.pid in pids:
+                process.terminate()
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
@@ -143,14 +141,8 @@ def _start_worker(queue: Any, parent: int) -> None:
     global _queue  # noqa: PLW0603 - a pool's initializer has no other way to hand things over
     _queue = queue
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     queue.put(os.getpid())
-
-
-def _follow(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_S)
-    os._exit(1)
 
 
 def _in_worker(work: Work, request: VariantRequest) -> Result:

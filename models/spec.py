@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.lru_cache(maxsize=4096)
+def _known_digest(path: Path, _size_bytes: int, _mtime_ns: int) -> bytes:
+    """A file's sha256, read once as long as it stays as it is."""
+    return bytes.fromhex(file_digest(path))
+
+
 def calibration(images: Sequence[Path], prep: ImagePrep | None) -> CalibrationSpec:
     """A CalibrationSpec over `images` with its digest; raises DataError when one is unreadable."""
     if not images:
@@ -81,7 +88,8 @@ def calibration(images: Sequence[Path], prep: ImagePrep | None) -> CalibrationSp
     total = hashlib.sha256(repr(prep).encode())
     for path in images:
         try:
-            total.update(bytes.fromhex(file_digest(path)))
+            status = path.stat()
+            total.update(_known_digest(path, status.st_size, status.st_mtime_ns))
         except OSError as exc:
             raise DataError(f"calibration: {path}: {exc.strerror or exc}") from exc
     return CalibrationSpec(tuple(images), prep, total.hexdigest())

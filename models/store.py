@@ -34,7 +34,7 @@ from models.tensors import TensorInfo
 
 Format = Literal["onnx", "ort"]
 _FORMATS: tuple[Format, ...] = ("onnx", "ort")
-_STALE_TMP_S = 24 * 3600
+_YOUNG_S = 60
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -141,7 +141,7 @@ class ArtifactStore:
         """The sha256 of what the step with this key made, None where it never ran here."""
         try:
             text = (self.root / "index" / key[:2] / key).read_text(errors="replace").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return text if _SHA256.fullmatch(text) else None
 
@@ -176,7 +176,12 @@ class ArtifactStore:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
         with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH)  # says that its owner is alive, see _sweep
+                yield Path(folder)
+            finally:
+                os.close(handle)
 
     def _path(self, sha256: str, kind: Format) -> Path:
         return self.root / "artifacts" / sha256[:2] / f"{sha256}.{kind}"
@@ -225,9 +230,14 @@ def _sync(path: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed builder left, a day later: no build takes that long."""
-    oldest = time.time() - _STALE_TMP_S
+    """Remove what killed builders left: entries that nobody locks any more."""
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):
-            if entry.stat().st_mtime < oldest:
+            if time.time() - entry.stat().st_mtime < _YOUNG_S:
+                continue  # its owner may not have locked it yet
+            handle = os.open(entry, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            finally:
+                os.close(handle)

@@ -27,7 +27,7 @@ _FIELDS = ("description", "steps")
 
 @dataclass(frozen=True)
 class StepSpec:
-    """A step of a recipe; `params` holds every parameter, the defaults filled in."""
+    """A step of a recipe; `params` holds every parameter as JSON, the defaults filled in."""
 
     name: str
     params: dict[str, Any]
@@ -112,7 +112,7 @@ def _step(entry: object, where: str) -> StepSpec:
         complete = msgspec.convert(params, kind)
     except msgspec.ValidationError as exc:
         raise RecipeError(f"{where}: {exc}") from exc
-    return StepSpec(name, msgspec.to_builtins(complete))
+    return StepSpec(name, msgspec.json.decode(msgspec.json.encode(complete)))
 
 
 def _refuse_broken_chain(steps: Sequence[StepSpec], path: Path) -> None:

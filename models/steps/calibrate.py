@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from agent import vision
 from models.describe import prep_from_input
 from models.errors import DataError
-from models.onnxfile import OnnxInfo
 from models.spec import CalibrationSpec
 from models.steps.base import Log
 from models.tensors import TensorInfo, fits, show_shape
@@ -28,10 +28,10 @@ class Reader:
     `.npz` all inputs by name.
     """
 
-    def __init__(self, spec: CalibrationSpec, info: OnnxInfo, log: Log) -> None:
+    def __init__(self, spec: CalibrationSpec, inputs: Mapping[str, TensorInfo], log: Log) -> None:
         self._files = spec.images
-        self._prep = spec.prep or prep_from_input(info.inputs)
-        self._inputs = info.inputs
+        self._prep = spec.prep or prep_from_input(inputs)
+        self._inputs = inputs
         self._log = log
         self._next = 0
         self._end = len(self._files)
@@ -73,7 +73,7 @@ class Reader:
         return {next(iter(self._inputs)): vision.prepare(vision.read_image(file), self._prep)[0]}
 
 
-def _tensors(file: Path, inputs: dict[str, TensorInfo]) -> Feed:
+def _tensors(file: Path, inputs: Mapping[str, TensorInfo]) -> Feed:
     """The tensors of a file by input name. Pickled objects are refused, never run."""
     try:
         with file.open("rb") as handle:

@@ -28,6 +28,7 @@ def run(given: StepInput) -> StepResult:
         "weights": str(given.cache),
         "target": str(target),
         "imgsz_px": given.params.imgsz_px,
+        "parent_pid": os.getpid(),
         "opset": given.params.opset,
     }
     given.log(f"exporting with ultralytics at {given.params.imgsz_px} px")
@@ -56,12 +57,12 @@ def run(given: StepInput) -> StepResult:
             f"the export ended with code {done.returncode}: "
             + " | ".join([line for line in lines if line][-_REPORTED_LINES:])
         )
-    _raise_failure(json.loads(result.read_text()), given.model.source, given.cache)
+    raise_failure(json.loads(result.read_text()), given.model.source, given.cache)
     _normalise(target)
     return StepResult(target)
 
 
-def _raise_failure(result: dict[str, Any], source: ModelSource, cache: Path) -> None:
+def raise_failure(result: dict[str, Any], source: ModelSource, cache: Path) -> None:
     """Translate what the child reported into our errors; nothing where it succeeded."""
     reason = result.get("error", "")
     match result.get("failed"):
@@ -76,7 +77,7 @@ def _raise_failure(result: dict[str, Any], source: ModelSource, cache: Path) -> 
             raise ModelNotFound(
                 f"{source.reference}: the trained weights are not here and could not be "
                 f"downloaded ({reason}); put the file into {cache} or beside inventory.yaml, or "
-                f"use {Path(source.reference).stem}.yaml for an untrained network"
+                f"use {Path(source.reference).stem.removesuffix('u')}.yaml for an untrained network"
             )
         case "load":
             raise ModelUnreadable(f"{source.path or source.reference}: {reason}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.onnxfile import first_line
+from models.orphan import end_with_parent
 
 _SEED = 0
 
@@ -24,9 +25,11 @@ class _Stage(Exception):
 
 def main(argument: str) -> None:
     """Export as the JSON request says."""
+    request = json.loads(argument)
+    end_with_parent(request["parent_pid"])
     result: dict[str, str] = {}
     try:
-        _export(json.loads(argument))
+        _export(request)
     except _Stage as exc:
         stage, reason = exc.args
         result = {"failed": stage, "error": reason}

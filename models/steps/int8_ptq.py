@@ -13,11 +13,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from models.errors import NothingQuantized
 from models.onnxfile import OnnxInfo, describe, load
-from models.spec import CalibrationSpec
-from models.steps.base import StepInput, StepResult
+from models.spec import CalibrationSpec, ModelSpec
+from models.steps.base import Log, StepInput, StepResult
 from models.steps.calibrate import Reader
 from models.steps.graph import excluded, name_nodes
 from models.steps.quiet import quiet
+from models.tensors import TensorInfo
 
 _STRIDE = 8
 """Histogram calibrators keep every tensor of so many inputs in memory at once."""
@@ -29,17 +30,17 @@ def run(given: StepInput) -> StepResult:
         raise ValueError("a model file and calibration data are needed")
     prepared = given.work / "prepared.onnx"
     quantized = given.work / "model.onnx"
-    with quiet(given.log):
+    with quiet(given.log) as log:
         quant_pre_process(str(given.source), str(prepared), skip_symbolic_shape=True)
         model = load(prepared)
         name_nodes(model.graph)
         onnx.save(model, str(prepared))
         keep_float = excluded(model.graph, given.params.exclude)
-        given.log(
+        log(
             f"quantizing {len(model.graph.node) - len(keep_float)} of {len(model.graph.node)} "
             f"nodes, activations {given.choices['activation']}"
         )
-        _quantize(given, given.calibration, prepared, quantized, keep_float)
+        _quantize(given, given.calibration, prepared, quantized, keep_float, log)
     refuse_unquantized(describe(prepared), describe(quantized), prepared, quantized)
     return StepResult(quantized)
 
@@ -50,6 +51,7 @@ def _quantize(
     source: Path,
     target: Path,
     keep_float: list[str],
+    log: Log,
 ) -> None:
     types = {"u8": ortq.QuantType.QUInt8, "s8": ortq.QuantType.QInt8}
     methods = {
@@ -63,7 +65,7 @@ def _quantize(
     ortq.quantize_static(
         str(source),
         str(target),
-        Reader(calibration, describe(source), given.log),
+        Reader(calibration, _inputs(source, given.model), log),
         quant_format=ortq.QuantFormat.QDQ,
         per_channel=given.params.per_channel,
         reduce_range=given.params.reduce_range,
@@ -73,6 +75,14 @@ def _quantize(
         calibrate_method=methods[given.params.method],
         extra_options=extra,
     )
+
+
+def _inputs(source: Path, model: ModelSpec) -> dict[str, TensorInfo]:
+    """The inputs with the shapes that the user fixed."""
+    return {
+        name: TensorInfo(tensor.dtype, model.shapes.get(name, tensor.shape))
+        for name, tensor in describe(source).inputs.items()
+    }
 
 
 def stride(count: int) -> int:

@@ -17,22 +17,44 @@ _WARNING = 2  # ONNX Runtime's default
 _lock = threading.RLock()
 
 
-class _Screen:
-    """Stands in for sys.stdout: the owning thread's lines are logged, others' are printed."""
+Log = Callable[[str], None]
 
-    def __init__(self, real: IO[str], log: Callable[[str], None]) -> None:
-        self._real = real
+
+class _Say:
+    """Our own log, which may print or log itself: what it says is not caught again."""
+
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._owner = threading.get_ident()
+        self._busy = False
+
+    def __call__(self, text: str) -> None:
+        self._busy = True
+        try:
+            self._log(text)
+        finally:
+            self._busy = False
+
+    def catches(self, thread: int | None) -> bool:
+        """True for what a foreign library says in the owning thread."""
+        return thread == self._owner and not self._busy
+
+
+class _Screen:
+    """Stands in for sys.stdout: foreign lines of the owning thread are logged, others printed."""
+
+    def __init__(self, real: IO[str], say: _Say) -> None:
+        self._real = real
+        self._say = say
         self._partial = ""
 
     def write(self, text: str) -> int:
-        if threading.get_ident() != self._owner:
+        if not self._say.catches(threading.get_ident()):
             return self._real.write(text)
         *lines, self._partial = (self._partial + text).split("\n")
         for line in lines:
             if line.strip():
-                self._log(line.rstrip())
+                self._say(line.rstrip())
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -40,34 +62,35 @@ class _Screen:
 
 
 class _Handler(logging.Handler):
-    """Logs the records of the thread that made it."""
+    """Logs foreign warnings and errors of the owning thread."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        super().__init__()
-        self._log = log
-        self._owner = threading.get_ident()
+    def __init__(self, say: _Say) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._owner and record.levelno >= logging.WARNING:
-            self._log(record.getMessage())
+        if self._say.catches(record.thread):
+            self._say(record.getMessage())
 
 
 @contextlib.contextmanager
-def quiet(log: Callable[[str], None]) -> Iterator[None]:
+def quiet(log: Log) -> Iterator[Log]:
     """Route this thread's prints, log records and warnings to `log` while inside.
 
-    Other threads (a dashboard) keep the screen. One thread of a process at a time.
+    Yields the log to use there, which may itself print. Other threads (a dashboard) keep the
+    screen. One thread of a process at a time.
     """
-    handler = _Handler(log)
+    say = _Say(log)
+    handler = _Handler(say)
     with _lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         root = logging.getLogger()
         root.addHandler(handler)
         real = sys.stdout
-        sys.stdout = _Screen(real, log)
+        sys.stdout = _Screen(real, say)
         onnxruntime.set_default_logger_severity(_SILENT)
         try:
-            yield
+            yield say
         finally:
             onnxruntime.set_default_logger_severity(_WARNING)
             sys.stdout = real

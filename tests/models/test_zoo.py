@@ -1,0 +1,229 @@
+"""Names and paths of models, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import nets
+
+from agent.wire import DetectHead, ImagePrep
+from models import zoo
+from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable, ShapeNeeded
+from models.spec import file_digest
+
+
+@pytest.fixture
+def extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra `models` were installed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+
+
+def test_the_shipped_detector_resolves() -> None:
+    """`tinydet` is a trained detector with classes, a letterbox and a head."""
+    spec = zoo.resolve("tinydet")
+    assert (spec.name, spec.task, spec.trained, spec.note) == ("tinydet", "detect", True, None)
+    assert spec.prep == ImagePrep(height=160, width=160)
+    assert spec.head is not None
+    assert spec.head.decoder == "yolo_v8"
+    assert spec.head.num_classes == len(spec.class_names)
+    assert spec.shapes == {}
+
+
+def test_a_detector_of_ones_own_resolves(tmp_path: Path) -> None:
+    """An .onnx file with detection metadata is complete without any option."""
+    path = nets.detector(tmp_path / "mine.onnx")
+    spec = zoo.resolve(str(path))
+    assert (spec.name, spec.task) == ("mine", "detect")
+    assert spec.head == DetectHead(decoder="yolo_v8", num_classes=2)
+    assert spec.class_names == nets.NAMES
+    assert (spec.source.kind, spec.source.path) == ("onnx", path)
+    assert spec.source.sha256 == spec.source.identity == file_digest(path)
+
+
+def test_a_model_of_unknown_task_resolves_without_accuracy(tmp_path: Path) -> None:
+    """Without metadata there is no head and no letterbox, and the note says why."""
+    spec = zoo.resolve(str(nets.detector(tmp_path / "net.onnx", metadata={})))
+    assert (spec.task, spec.head, spec.prep, spec.class_names) == (None, None, None, ())
+    assert "latency only" in (spec.note or "")
+
+
+def test_relative_paths_are_found_beside_the_inventory_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means the base directory, then the working directory."""
+    base, cwd = tmp_path / "base", tmp_path / "cwd"
+    base.mkdir()
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    nets.detector(cwd / "net.onnx", seed=1)
+    assert zoo.resolve("net.onnx", base_dir=base).source.path == cwd / "net.onnx"
+    nets.detector(base / "net.onnx", seed=2)
+    assert zoo.resolve("net.onnx", base_dir=base).source.path == base / "net.onnx"
+
+
+def test_a_dynamic_input_names_the_option_to_type(tmp_path: Path) -> None:
+    """The error names the input, its dimensions and a --shape that works as it stands."""
+    path = nets.detector(tmp_path / "net.onnx", metadata={}, dims=("batch", 3, "height", "width"))
+    with pytest.raises(ShapeNeeded) as caught:
+        zoo.resolve(str(path))
+    assert "'images'" in str(caught.value)
+    assert "(batch, 3, height, width)" in str(caught.value)
+    assert "--shape images=1,3,224,224" in str(caught.value)
+    spec = zoo.resolve(str(path), shapes={"images": (1, 3, 224, 224)})
+    assert spec.shapes == {"images": (1, 3, 224, 224)}
+
+
+def test_known_dimensions_stay_in_the_suggestion(tmp_path: Path) -> None:
+    """A batch that alone is dynamic is suggested as 1, the rest as the model has it."""
+    path = nets.detector(tmp_path / "net.onnx", metadata={}, dims=("batch", 3, 32, 32))
+    with pytest.raises(ShapeNeeded, match="--shape images=1,3,32,32"):
+        zoo.resolve(str(path))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"image": (1, 3, 32, 32)}, "did you mean 'images'"),
+        ({"images": (1, 4, 32, 32)}, "does not fit"),
+        ({"images": (1, 3, 32)}, "does not fit"),
+        ({"images": (0, 3, 32, 32)}, "does not fit"),
+    ],
+)
+def test_wrong_shapes_are_refused(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str
+) -> None:
+    """A shape of an unknown input, or against its fixed dimensions, is refused."""
+    path = nets.detector(tmp_path / "net.onnx", dims=("batch", 3, 32, 32))
+    with pytest.raises(ShapeNeeded, match=said):
+        zoo.resolve(str(path), shapes=shapes)
+
+
+def test_a_dynamic_detector_takes_its_size_from_metadata_or_imgsz(tmp_path: Path) -> None:
+    """A dynamic export with imgsz needs no option; imgsz overrides its size."""
+    path = nets.detector(tmp_path / "net.onnx", dims=("batch", 3, "height", "width"))
+    spec = zoo.resolve(str(path))
+    assert spec.shapes == {"images": (1, 3, 32, 32)}
+    assert spec.prep == ImagePrep(height=32, width=32)
+    spec = zoo.resolve(str(path), imgsz=64)
+    assert spec.shapes == {"images": (1, 3, 64, 64)}
+    assert spec.prep == ImagePrep(height=64, width=64)
+
+
+def test_a_fixed_input_keeps_its_size(tmp_path: Path) -> None:
+    """Another imgsz cannot be forced on a fixed input; its own is accepted."""
+    path = nets.detector(tmp_path / "net.onnx")
+    assert zoo.resolve(str(path), imgsz=32).shapes == {}
+    with pytest.raises(ShapeNeeded, match="fixed at"):
+        zoo.resolve(str(path), imgsz=64)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("yolo8n", "did you mean 'yolov8n'"),
+        ("tinydetr", "did you mean 'tinydet'"),
+        ("nett.onnx", "did you mean 'net.onnx'"),
+        ("sub/none.onnx", "no model file 'sub/none.onnx'"),
+        ("yolov8q.pt", "did you mean 'yolov8[nsmlx].pt'"),
+        ("yolov8q.yaml", "did you mean 'yolov8[nsmlx].yaml'"),
+        ("zzz", "known: tinydet"),
+    ],
+)
+def test_unknown_names_get_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, said: str
+) -> None:
+    """A mistyped name or path is answered with the nearest one there is."""
+    monkeypatch.chdir(tmp_path)
+    nets.detector(tmp_path / "net.onnx")
+    with pytest.raises(ModelNotFound, match=said):
+        zoo.resolve(reference)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    """A .tflite file is not looked into: the message says what is accepted."""
+    (tmp_path / "net.tflite").write_bytes(b"x")
+    with pytest.raises(ModelUnreadable, match=r"\.onnx, \.pt or \.yaml"):
+        zoo.resolve(str(tmp_path / "net.tflite"))
+
+
+@pytest.mark.usefixtures("extra")
+def test_an_ultralytics_name_means_trained_weights() -> None:
+    """`yolov8n` is trained, found or downloaded, and known well enough to calibrate for."""
+    spec = zoo.resolve("yolov8n")
+    assert (spec.name, spec.trained, spec.source.kind) == ("yolov8n", True, "ultralytics")
+    assert (spec.source.reference, spec.source.path, spec.source.sha256) == (
+        "yolov8n.pt",
+        None,
+        None,
+    )
+    assert spec.prep == ImagePrep(height=640, width=640)
+    assert spec.head is None
+    assert "download" in (spec.note or "")
+
+
+@pytest.mark.usefixtures("extra")
+def test_local_weights_are_found_and_digested(tmp_path: Path) -> None:
+    """`yolov8n` is the file yolov8n.pt beside the inventory where there is one."""
+    weights = tmp_path / "yolov8n.pt"
+    weights.write_bytes(b"weights")
+    for reference in ("yolov8n", "yolov8n.pt"):
+        spec = zoo.resolve(reference, base_dir=tmp_path)
+        assert spec.source.path == weights
+        assert spec.source.sha256 == file_digest(weights)
+        assert spec.note is None
+
+
+@pytest.mark.usefixtures("extra")
+def test_a_yaml_is_an_untrained_network() -> None:
+    """`yolov8n.yaml` keeps its ending in its name, is untrained and says so."""
+    spec = zoo.resolve("yolov8n.yaml", imgsz=320)
+    assert (spec.name, spec.trained) == ("yolov8n.yaml", False)
+    assert spec.prep == ImagePrep(height=320, width=320)
+    assert "untrained" in (spec.note or "")
+
+
+@pytest.mark.usefixtures("extra")
+def test_sources_that_differ_have_different_identities(tmp_path: Path) -> None:
+    """Trained, untrained and local weights never share a build."""
+    (tmp_path / "yolov8n.pt").write_bytes(b"weights")
+    references = {
+        zoo.resolve("yolov8n").source.identity,
+        zoo.resolve("yolov8n.yaml").source.identity,
+        zoo.resolve("yolov8n", base_dir=tmp_path).source.identity,
+    }
+    assert len(references) == 3
+
+
+@pytest.mark.parametrize("reference", ["yolov8n", "yolo11n.pt", "yolo26s.yaml"])
+def test_the_missing_extra_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    """Without torch and ultralytics the error has the pip command, and nothing is installed."""
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "ultralytics" else object()
+    )
+    with pytest.raises(ExtraMissing, match=r"needs ultralytics; install .*pip install"):
+        zoo.resolve(reference)
+
+
+def test_resolving_imports_neither_torch_nor_onnxruntime(tmp_path: Path) -> None:
+    """Inspecting a user's model needs onnx only."""
+    path = nets.detector(tmp_path / "net.onnx")
+    code = (
+        "import sys; from models import zoo; zoo.resolve(sys.argv[1]); "
+        "print({'torch', 'ultralytics', 'onnxruntime'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_names_begin_with_the_shipped_ones() -> None:
+    """The list of names starts with what needs no download, without doubles."""
+    assert zoo.names()[0] == "tinydet"
+    assert len(set(zoo.names())) == len(zoo.names())
