@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from agent.wire import Fingerprint, RuntimeOptions, Scenario
@@ -52,7 +51,6 @@ class RunRequest:
     imgsz: int | None = None
     profile: str | None = None
     threads: int | None = None
-    database: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ and aliases that multiply into huge documents are refused.
 
 from __future__ import annotations
 
+import math
 import re
 import types
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode):
             self.fail(node, field, f"expected {_expected(kind)}, found {_found(node)}")
         plain = self._scalar(node, field)
+        if isinstance(plain, float) and not math.isfinite(plain):
+            self.fail(node, field, f"expected {_expected(kind)}, found {_found(node)}")
         try:
             return msgspec.convert(plain, kind, strict=True)
         except msgspec.ValidationError as exc:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from orchestrator import yamlfile
 from orchestrator.errors import ExperimentError
@@ -96,6 +98,8 @@ def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:
         ("title: A\nlabels: [a, [b]]\n", ":2: labels.1: expected text, found a list"),
         ("title: A\nboards: [a]\n", ":2: boards: expected a mapping, found a list"),
         ("title: A\nboards:\n", ":2: boards: expected a mapping, found nothing"),
+        ("title: A\nratio: .nan\n", ":2: ratio: expected a number, found '.nan'"),
+        ("title: A\nratio: -.inf\n", ":2: ratio: expected a number, found '-.inf'"),
         ("title: A\nratio: high\n", ":2: ratio: expected a number, found 'high'"),
         ("title: A\n'on': 1\n", ":2: on: expected true or false, found '1'"),
         ("title: A\neither: [1]\n", ":2: either: expected text, found a list"),
@@ -155,3 +159,59 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (yamlfile.MAX_BYTES + 1))
     with pytest.raises(ExperimentError, match="1048577 bytes; at most 1048576"):
         yamlfile.load(path, Doc, ExperimentError)
+
+
+WORDS = [
+    "title",
+    "boards",
+    "port",
+    "a",
+    "1",
+    "-1",
+    ".nan",
+    "0x1F",
+    "1:30",
+    "~",
+    "yes",
+    "<<",
+    "=",
+    "2024-01-02",
+    "1e999",
+    "!!int",
+    "&a",
+    "*a",
+    ":",
+    "-",
+    "?",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "|",
+    ">",
+    "#",
+    "'",
+    '"',
+    "\\",
+    "%",
+    "---",
+    "\ufeff",
+]
+BLANKS = ["\n", "\n  ", "\t", " ", "9" * 30]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.lists(st.sampled_from([*WORDS, *BLANKS]), max_size=25).map(" ".join))
+@example("title: A\nratio: " + "9" * 5000 + "\n")
+@example("title: A\nboards: {a: {port: " + "9" * 5000 + "}}\n")
+@example("title: A\nratio: 1:30:99999999999999999999.5\n")
+@example("title: A\nboards: {!!int x: {}}\n")
+def test_any_text_is_read_or_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
+    """Whatever stands in a file, it becomes the struct or an error that names the file."""
+    message = ""
+    try:
+        load(tmp_path, text)
+    except ExperimentError as error:
+        message = str(error)
+    assert not message or message.startswith(str(tmp_path / "doc.yaml"))
