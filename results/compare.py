@@ -122,9 +122,9 @@ def _latency_reasons(a: Side, b: Side, across: Collection[str]) -> Iterable[Reas
 
 def _accuracy_reasons(a: Side, b: Side) -> Iterable[Reason]:
     missing = [name for name, side in (("A", a), ("B", b)) if side.accuracy is None]
-    if missing:
-        yield Reason("missing", f"{' and '.join(missing)} has no accuracy figure")
-    elif a.accuracy and b.accuracy and a.accuracy.on != b.accuracy.on:
+    for name in missing:
+        yield Reason("missing", f"{name} has no accuracy figure")
+    if a.accuracy and b.accuracy and a.accuracy.on != b.accuracy.on:
         yield Reason("eval_set", f"the sets differ: {a.accuracy.on} against {b.accuracy.on}")
 
 

@@ -21,8 +21,6 @@ from results.records import (
 )
 from results.stats import reading_summary, summary
 
-BIGGEST = 2**63 - 1
-"""Largest integer that either database holds."""
 READING_COLUMNS = (
     "t_ns",
     "temp_c",

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, func, select, text, update
 
 from agent.wire import Reading, Samples
 from results.digest import Value
@@ -49,7 +49,15 @@ from results.schema import (
     Summary,
     Trial,
 )
-from results.writing import already, find, insert_trial, known_run, require_same, table_of
+from results.writing import (
+    already,
+    find,
+    insert_row,
+    insert_trial,
+    known_run,
+    require_same,
+    table_of,
+)
 
 _SAME_ARTIFACT = ("size_bytes", "format")
 _EVALUATION_KEY = (
@@ -111,7 +119,7 @@ class Store:
         with self._writing() as connection:
             found = find(connection, Run, run_id=run.run_id)
             if found is None:
-                connection.execute(insert(Run).values(row))
+                insert_row(connection, Run, row)
                 return Recorded.STORED
         require_same(f"run {run.run_id!r}", found, row, set(row) - {"state", "ended_utc"})
         return Recorded.ALREADY
@@ -145,11 +153,11 @@ class Store:
         with self._writing() as connection:
             known_run(connection, run_id)
             if find(connection, FingerprintRow, fingerprint_sha256=digest) is None:
-                connection.execute(insert(FingerprintRow).values(fingerprint))
+                insert_row(connection, FingerprintRow, fingerprint)
             key = {"run_id": run_id, "name": board.name, "fingerprint_sha256": digest}
             if find(connection, Board, **key) is not None:
                 return Recorded.ALREADY
-            connection.execute(insert(Board).values(row))
+            insert_row(connection, Board, row)
         return Recorded.STORED
 
     def record_artifact(self, artifact: ArtifactRecord) -> Recorded:
@@ -158,7 +166,7 @@ class Store:
         with self._writing() as connection:
             found = find(connection, Artifact, artifact_sha256=artifact.sha256)
             if found is None:
-                connection.execute(insert(Artifact).values(row))
+                insert_row(connection, Artifact, row)
                 return Recorded.STORED
         require_same(f"artifact {artifact.sha256}", found, row, _SAME_ARTIFACT)
         return Recorded.ALREADY
@@ -187,7 +195,7 @@ class Store:
         with self._writing() as connection:
             found = find(connection, EvaluationRow, **{name: row[name] for name in _EVALUATION_KEY})
             if found is None:
-                connection.execute(insert(EvaluationRow).values(row))
+                insert_row(connection, EvaluationRow, row)
                 return Recorded.STORED
         require_same(f"evaluation of {artifact_sha256}", found, row, set(row))
         return Recorded.ALREADY

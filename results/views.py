@@ -7,6 +7,7 @@ summaries, never samples: they stay fast over millions of samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -136,11 +137,10 @@ JOIN summaries s ON s.trial_no = t.trial_no
 {_EVALUATION_JOIN}""",
 )
 
+# What makes a group of trials that one row sums up: columns of `trials`.
 _KEY = (
     "run_id",
     "board",
-    "board_model",
-    "emulated",
     "model",
     "variant",
     "recipe",
@@ -150,14 +150,24 @@ _KEY = (
     "artifact_sha256",
 )
 _KEYS = ", ".join(_KEY)
-_MEDIANS = ("p50_ms", "p90_ms", "p99_ms", "fps")
+_MEDIANS = {
+    "p50_ms": _ms("s.p50_ns"),
+    "p90_ms": _ms("s.p90_ns"),
+    "p99_ms": _ms("s.p99_ns"),
+    "fps": "s.fps",
+}
+_EVALUATION = tuple(column.name for column in _EVALUATION_COLUMNS)
 
 
-def _rank(column: str) -> str:
-    """Place and count of a figure among the known ones of its group."""
+def _lines(parts: Iterable[str]) -> str:
+    return ",\n    ".join(parts)
+
+
+def _place(column: str) -> str:
+    """Place of a figure in its group, unknown ones last, and how many are known."""
     return (
-        f"ROW_NUMBER() OVER (PARTITION BY {_KEYS}, {column} IS NULL ORDER BY {column})"
-        f" AS at_{column},\n    COUNT({column}) OVER (PARTITION BY {_KEYS}) AS of_{column}"
+        f"ROW_NUMBER() OVER (PARTITION BY g ORDER BY {column} IS NULL, {column}) AS at_{column},"
+        f" COUNT({column}) OVER (PARTITION BY g) AS of_{column}"
     )
 
 
@@ -167,57 +177,61 @@ def _median(column: str) -> str:
     return f"AVG(CASE WHEN {column} IS NOT NULL AND {middle} THEN {column} END) AS {column}"
 
 
-def _any_bit(bits: tuple[int, ...]) -> str:
+def _any_bit(*bits: int) -> str:
     """Bitwise OR over a group, which not every database has as an aggregate."""
-    return " + ".join(f"{bit} * MAX(throttled / {bit} % 2)" for bit in bits)
+    return " + ".join(f"{bit} * MAX(f_throttled / {bit} % 2)" for bit in bits)
 
 
-_EVALUATION = tuple(column.name for column in _EVALUATION_COLUMNS)
-_COUNTED = (*_MEDIANS, "n", "short", "block", "temp_max_c", "throttled", *_EVALUATION)
-
-
-def _lines(*parts: str) -> str:
-    return ",\n    ".join(parts)
-
-
-# counted: only finished trials bring figures; the others are there to be counted.
-# placed:  the order of each figure within its group, for the medians, and which evaluation
-#          speaks for the group: the one over most images, then the first.
+# grouped:  the number g of each trial's group; a number is much faster to sort by than _KEY.
+# figures:  the finished trials' figures; placed: their order, for the medians.
+# scored:   which evaluation speaks for a group: over most images, then the first.
+# counted:  the rest, over all trials. f_ marks what only finished trials bring.
 # baseline: the variant fp32 of the same model on the same board, if there is exactly one.
 _LEADERBOARD_WITH = f"""\
-WITH counted AS (
-  SELECT {_KEYS}, trial_no, trial_id, state, size_bytes,
-    {_lines(*(f"CASE WHEN state = 'finished' THEN {c} END AS {c}" for c in _COUNTED))}
-  FROM v_trials
-), placed AS (
-  SELECT counted.*,
-    {_lines(*(_rank(column) for column in _MEDIANS))},
-    ROW_NUMBER() OVER (PARTITION BY {_KEYS}
-      ORDER BY COALESCE(eval_images, -1) DESC, trial_no) AS best
-  FROM counted
+WITH grouped AS (
+  SELECT trial_no, DENSE_RANK() OVER (ORDER BY {_KEYS}) AS g FROM trials
 ), figures AS (
-  SELECT {_KEYS},
-    COUNT(CASE WHEN state = 'finished' THEN 1 END) AS trials,
-    COUNT(DISTINCT block) AS blocks,
-    COUNT(DISTINCT trial_id) - COUNT(CASE WHEN state = 'finished' THEN 1 END) AS unfinished,
-    CAST(SUM(short) AS BIGINT) AS short_trials,
-    CAST(SUM(n) AS BIGINT) AS n,
-    MAX(size_bytes) AS size_bytes,
-    MAX(temp_max_c) AS temp_max_c,
-    {_any_bit((1, 2, 4, 8))} AS throttled,
-    {_lines(*(_median(column) for column in _MEDIANS))},
-    {_lines(*(f"MAX(CASE WHEN best = 1 THEN {c} END) AS {c}" for c in _EVALUATION))}
-  FROM placed GROUP BY {_KEYS}
+  SELECT grouped.g, {_lines(f"{sql} AS {name}" for name, sql in _MEDIANS.items())}
+  FROM grouped JOIN summaries s ON s.trial_no = grouped.trial_no
+  JOIN trials t ON t.trial_no = grouped.trial_no WHERE t.state = 'finished'
+), placed AS (
+  SELECT figures.*,
+    {_lines(_place(name) for name in _MEDIANS)}
+  FROM figures
+), medians AS (
+  SELECT g,
+    {_lines(_median(name) for name in _MEDIANS)}
+  FROM placed GROUP BY g
+), scored AS (
+  SELECT grouped.g, v.*, v.state = 'finished' AS f,
+    CASE WHEN v.state = 'finished' THEN v.throttled END AS f_throttled,
+    ROW_NUMBER() OVER (PARTITION BY grouped.g ORDER BY
+      CASE WHEN v.state = 'finished' THEN COALESCE(v.eval_images, -1) ELSE -2 END DESC,
+      v.trial_no) AS best
+  FROM grouped JOIN v_trials v ON v.trial_no = grouped.trial_no
+), counted AS (
+  SELECT g, {", ".join(f"MAX({name}) AS {name}" for name in _KEY)},
+    MAX(board_model) AS board_model, MAX(emulated) AS emulated, MAX(size_bytes) AS size_bytes,
+    COUNT(CASE WHEN f THEN 1 END) AS trials,
+    COUNT(DISTINCT CASE WHEN f THEN block END) AS blocks,
+    COUNT(DISTINCT trial_id) - COUNT(CASE WHEN f THEN 1 END) AS unfinished,
+    COUNT(CASE WHEN f AND short = 1 THEN 1 END) AS short_trials,
+    CAST(COALESCE(SUM(CASE WHEN f THEN n END), 0) AS BIGINT) AS n,
+    MAX(CASE WHEN f THEN temp_max_c END) AS temp_max_c,
+    {_any_bit(1, 2, 4, 8)} AS throttled,
+    {_lines(f"MAX(CASE WHEN f AND best = 1 THEN {name} END) AS {name}" for name in _EVALUATION)}
+  FROM scored GROUP BY g
 ), baseline AS (
-  SELECT run_id, board, model, scenario, threads, MAX(p50_ms) AS p50_ms
-  FROM figures WHERE variant = 'fp32' AND p50_ms > 0
-  GROUP BY run_id, board, model, scenario, threads HAVING COUNT(*) = 1
+  SELECT c.run_id, c.board, c.model, c.scenario, c.threads, MAX(m.p50_ms) AS p50_ms
+  FROM counted c JOIN medians m ON m.g = c.g
+  WHERE c.variant = 'fp32' AND m.p50_ms > 0
+  GROUP BY c.run_id, c.board, c.model, c.scenario, c.threads HAVING COUNT(*) = 1
 )
 """  # noqa: S608 - all its parts are constants of this file
 
-_RANK = """CASE WHEN g.emulated = 0 AND g.p50_ms IS NOT NULL THEN RANK() OVER (
-    PARTITION BY g.run_id, g.model, g.scenario, g.emulated, g.p50_ms IS NULL
-    ORDER BY g.p50_ms) END"""
+_RANK = """CASE WHEN g.emulated = 0 AND m.p50_ms IS NOT NULL THEN RANK() OVER (
+    PARTITION BY g.run_id, g.model, g.scenario, g.emulated, m.p50_ms IS NULL
+    ORDER BY m.p50_ms) END"""
 
 V_LEADERBOARD: Final = View(
     name="v_leaderboard",
@@ -245,13 +259,13 @@ V_LEADERBOARD: Final = View(
         _plain("g", "unfinished", "trials without a finished attempt"),
         _plain("g", "short_trials", "finished trials that the time cap ended early"),
         _plain("g", "n", "samples in all finished trials"),
-        _plain("g", "p50_ms", "median of the trials' median latencies, ms"),
-        _plain("g", "p90_ms", "median of the trials' 90th percentiles, ms"),
-        _plain("g", "p99_ms", "median of the trials' 99th percentiles, ms"),
-        _plain("g", "fps", "median of the trials' inferences a second"),
+        _plain("m", "p50_ms", "median of the trials' median latencies, ms"),
+        _plain("m", "p90_ms", "median of the trials' 90th percentiles, ms"),
+        _plain("m", "p99_ms", "median of the trials' 99th percentiles, ms"),
+        _plain("m", "fps", "median of the trials' inferences a second"),
         ViewColumn(
             "ratio_to_fp32",
-            "g.p50_ms / b.p50_ms",
+            "m.p50_ms / b.p50_ms",
             "p50_ms over that of fp32 on the same board; below 1 is faster; NULL: none to compare",
         ),
         *(_plain("g", column.name, column.meaning) for column in _EVALUATION_COLUMNS),
@@ -260,7 +274,8 @@ V_LEADERBOARD: Final = View(
         _plain("g", "artifact_sha256", "file that was measured"),
     ),
     from_sql="""\
-FROM figures g
+FROM counted g
+LEFT JOIN medians m ON m.g = g.g
 LEFT JOIN baseline b ON b.run_id = g.run_id AND b.board = g.board AND b.model = g.model
   AND b.scenario = g.scenario AND b.threads = g.threads""",
 )

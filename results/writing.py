@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, Table, bindparam, insert, select
 
 from agent.wire import Samples
 from results.digest import Value
@@ -27,16 +27,28 @@ from results.schema import (
 _CHUNK_ROWS: Final = 20_000
 """Rows handed to the driver at once: bounds memory, and costs nothing in speed."""
 
+# Built once, with bound parameters: building a statement costs more than running it.
+_ATTEMPTS: Final = select(Trial.attempt, Trial.state, Trial.content_sha256).where(
+    Trial.run_id == bindparam("run_id"),
+    Trial.board == bindparam("board"),
+    Trial.trial_id == bindparam("trial_id"),
+)
+_BOARD: Final = (
+    select(Board.board_no)
+    .where(Board.run_id == bindparam("run_id"), Board.name == bindparam("board"))
+    .order_by(Board.board_no.desc())
+    .limit(1)
+)
+_ARTIFACT: Final = select(Artifact.size_bytes).where(
+    Artifact.artifact_sha256 == bindparam("sha256")
+)
+
 
 def already(connection: Connection, trial: Mapping[str, Value]) -> bool:
     """Whether exactly this attempt is stored; refuses one that would change the past."""
     what = f"trial {trial['trial_id']!r} on {trial['board']!r}"
-    query = select(Trial.attempt, Trial.state, Trial.content_sha256).where(
-        Trial.run_id == trial["run_id"],
-        Trial.board == trial["board"],
-        Trial.trial_id == trial["trial_id"],
-    )
-    for attempt, state, content in connection.execute(query).all():
+    key = {name: trial[name] for name in ("run_id", "board", "trial_id")}
+    for attempt, state, content in connection.execute(_ATTEMPTS, key).all():
         if attempt == trial["attempt"]:
             if content == trial["content_sha256"]:
                 return True
@@ -49,25 +61,17 @@ def already(connection: Connection, trial: Mapping[str, Value]) -> bool:
 def insert_trial(connection: Connection, rows: TrialRows) -> None:
     """Insert all rows of a trial; its board and its artifact must be there."""
     trial = rows.trial
-    board_no = connection.scalar(
-        select(Board.board_no)
-        .where(Board.run_id == trial["run_id"], Board.name == trial["board"])
-        .order_by(Board.board_no.desc())
-        .limit(1)
-    )
-    artifact = find(connection, Artifact, artifact_sha256=trial["artifact_sha256"])
+    board_no = connection.scalar(_BOARD, {"run_id": trial["run_id"], "board": trial["board"]})
+    artifact = connection.scalar(_ARTIFACT, {"sha256": trial["artifact_sha256"]})
     if board_no is None or artifact is None:
-        missing = (
-            f"artifact {trial['artifact_sha256']}" if board_no else f"board {trial['board']!r}"
-        )
+        missing = f"board {trial['board']!r}" if board_no is None else "its artifact"
         raise RecordRefused(
             f"trial {trial['trial_id']!r} of run {trial['run_id']!r}: {missing} is not recorded"
         )
-    key = connection.execute(insert(Trial).values(**trial, board_no=board_no)).inserted_primary_key
-    trial_no = int(cast("tuple[int]", key)[0])
-    connection.execute(insert(Summary).values(trial_no=trial_no, **rows.summary))
+    trial_no = insert_row(connection, Trial, {**trial, "board_no": board_no})
+    insert_row(connection, Summary, {**rows.summary, "trial_no": trial_no})
     if rows.evaluation:
-        connection.execute(insert(EvaluationRow).values(trial_no=trial_no, **rows.evaluation))
+        insert_row(connection, EvaluationRow, {**rows.evaluation, "trial_no": trial_no})
     bulk_insert(
         connection, ReadingRow, ((trial_no, seq, *r) for seq, r in enumerate(rows.readings))
     )
@@ -82,6 +86,13 @@ def sample_rows(trial_no: int, samples: Samples) -> Iterator[tuple[int, int, int
     return zip(
         repeat(trial_no), range(total), phases, samples.latency_ns, samples.gap_ns, strict=False
     )
+
+
+def insert_row(connection: Connection, entity: type[Base], row: Mapping[str, Value]) -> Any:
+    """Insert one row; returns the first column of its key."""
+    # The table, not the class: a statement without values in it is compiled only once.
+    key = connection.execute(insert(table_of(entity)), dict(row)).inserted_primary_key
+    return key[0] if key else None
 
 
 def bulk_insert(
