@@ -74,17 +74,29 @@ class Decode(nn.Module):
     centres: Tensor  # (1, 2, anchors) x and y of each cell's centre in input pixels
     strides: Tensor  # (1, 1, anchors)
 
-    def __init__(self, imgsz: int) -> None:
+    def __init__(self, num_classes: int, imgsz: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
+        self.cells = tuple((imgsz // stride) ** 2 for stride in STRIDES)
         centres, strides = anchor_grid(imgsz)
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("strides", strides, persistent=False)
 
+    def join(self, levels: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Maps of all scales -> (n, 4, anchors) distances and (n, classes, anchors) logits.
+
+        The sizes are plain numbers, so that the exported file computes no shapes.
+        """
+        sized = list(zip(levels, self.cells, strict=True))
+        boxes = [box.reshape(-1, 4, cells) for (box, _), cells in sized]
+        classes = [cls.reshape(-1, self.num_classes, cells) for (_, cls), cells in sized]
+        return torch.cat(boxes, dim=2), torch.cat(classes, dim=2)
+
     def forward(self, levels: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Rows 0..3 are cx, cy, w, h in input pixels, the others scores in 0..1."""
-        distances, logits = join_levels(levels)
-        sides = functional.softplus(distances) * self.strides  # (n, 4, a) left, top, right, bottom
-        low, high = self.centres - sides[:, :2], self.centres + sides[:, 2:]
+        distances, logits = self.join(levels)
+        to_low, to_high = (functional.softplus(distances) * self.strides).split(2, dim=1)
+        low, high = self.centres - to_low, self.centres + to_high  # (n, 2, a) each
         return torch.cat([(low + high) / 2, high - low, logits.sigmoid()], dim=1)
 
 
@@ -107,7 +119,7 @@ class TinyDet(nn.Module):
         self.merge16 = ConvUnit(48, 48)
         self.merge8 = ConvUnit(48, 48)
         self.heads = nn.ModuleList(Head(48, num_classes) for _ in STRIDES)
-        self.decode = Decode(imgsz)
+        self.decode = Decode(num_classes, imgsz)
 
     def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(n, 3, imgsz, imgsz) in 0..1 -> box and class logits at strides 8, 16 and 32."""
@@ -139,13 +151,6 @@ def anchor_grid(imgsz: int) -> tuple[Tensor, Tensor]:
         centres.append(torch.stack([x.flatten(), y.flatten()]))
         strides.append(torch.full((1, side * side), float(stride)))
     return torch.cat(centres, dim=1)[None], torch.cat(strides, dim=1)[None]
-
-
-def join_levels(levels: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Maps of all scales -> (n, 4, anchors) distances and (n, classes, anchors) logits."""
-    boxes = torch.cat([box.flatten(2) for box, _ in levels], dim=2)
-    classes = torch.cat([cls.flatten(2) for _, cls in levels], dim=2)
-    return boxes, classes
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,15 +37,18 @@ def export_onnx(net: TinyDet, path: Path, class_names: tuple[str, ...], training
     The file appears whole or not at all.
     """
     whole = path.with_suffix(".onnx.tmp")
-    torch.onnx.export(
-        net.eval(),
-        (torch.zeros(1, 3, net.imgsz, net.imgsz),),
-        str(whole),
-        input_names=["images"],
-        output_names=["output"],
-        opset_version=OPSET,
-        dynamo=False,  # the older exporter names nodes by module path: /decode/...
-    )
+    with warnings.catch_warnings():
+        # The older exporter is deprecated, but only it names nodes by module: /decode/...
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            net.eval(),
+            (torch.zeros(1, 3, net.imgsz, net.imgsz),),
+            str(whole),
+            input_names=["images"],
+            output_names=["output"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
     model = onnx.load(str(whole))
     entries = {
         "task": "detect",

@@ -22,7 +22,7 @@ from torch import nn
 
 from agent.wire import ImagePrep
 from models.data.draw import CLASS_NAMES
-from models.nets.tinydet import IMGSZ, TinyDet, count_parameters, join_levels
+from models.nets.tinydet import IMGSZ, TinyDet, count_parameters
 from models.train.batches import batches, load_example
 from models.train.card import write_card
 from models.train.export import Training, export_onnx
@@ -61,7 +61,7 @@ def train(settings: Training, log: Log) -> TinyDet:
         for images, truth in batches(examples, _BATCH, rng, prep.pad_value):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bfloat16):
                 levels = net.levels(images.to(memory_format=torch.channels_last))
-            distances, logits = join_levels([(b.float(), c.float()) for b, c in levels])
+            distances, logits = net.decode.join([(b.float(), c.float()) for b, c in levels])
             losses = detection_loss(
                 distances, logits, net.decode.centres, net.decode.strides, truth
             )
