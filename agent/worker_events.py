@@ -83,6 +83,6 @@ def decode_event(line: str | bytes) -> WorkerEvent:
     """Decode one line strictly; raises WireError."""
     try:
         event: WorkerEvent = _decoder.decode(line)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
         raise WireError(f"worker event: {exc}") from exc
     return event

@@ -90,7 +90,7 @@ def decode(text: str | bytes, kind: type[T]) -> T:
     """Decode JSON strictly into `kind`; raises WireError with the path of a bad field."""
     try:
         return msgspec.json.decode(text, type=kind, strict=True)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
         raise WireError(f"{getattr(kind, '__name__', kind)}: {exc}") from exc
 
 
