@@ -111,9 +111,9 @@ def _cells(board: BoardProgress) -> list[Text]:
         speed = "emulated"
     elif board.recent_p50_ns is not None:
         speed = f"{board.recent_p50_ns / 1e6:.2f}"
-    done = f"{board.samples}/{board.samples_wanted}" if board.phase else ""
+    done = _of(board.samples, board.samples_wanted) if board.phase else ""
     if board.phase == "evaluate":
-        done = f"{board.images}/{board.images_wanted}"
+        done = _of(board.images, board.images_wanted)
     temps = list(board.temps_c)
     count = f"{board.ended}/{board.planned}" if board.planned else "-"
     texts = [
@@ -129,6 +129,11 @@ def _cells(board: BoardProgress) -> list[Text]:
     ]
     styles = ["bold", _STYLES.get(board.state, ""), "", "", "", "", "", "", "cyan"]
     return [Text(text, style=style) for text, style in zip(texts, styles, strict=True)]
+
+
+def _of(done: int, wanted: int) -> str:
+    """Progress towards a minimum; past it, time decides and only the count is left to say."""
+    return f"{done}/{wanted}" if done < wanted else str(done)
 
 
 class Display:

@@ -71,7 +71,7 @@ def _facts(store: Store | None, entry: BoardEntry) -> tuple[BoardFacts, str]:
     if seen:
         row = seen[0]
         facts = BoardFacts(row["isa"], row["cpu_count"], row["memory_bytes"], entry.threads)
-        return facts, f"seen {row['hello_utc']}"
+        return facts, f"seen {row['hello_utc'][:16].replace('T', ' ')} UTC"
     if entry.kind == "local":
         isa = host_isa()
         return BoardFacts(isa, os.cpu_count() or 1, threads=entry.threads), "this machine"  # type: ignore[arg-type] # host_isa names the same sets

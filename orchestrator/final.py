@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from orchestrator import tables
-from orchestrator.runner import Report
 from orchestrator.tables import NONE, Column
 from orchestrator.text import printable
 from results.intervals import Ratio
 from results.queries import LeaderboardRow
 from results.stats import min_samples
+
+if TYPE_CHECKING:
+    from orchestrator.runner import Report
 
 BYTES_PER_MB = 1e6
 EMULATED = "emulated"
@@ -27,7 +30,7 @@ def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
     columns = [
         Column("board"),
         Column("variant"),
-        Column("size MB", figures=True),
+        Column("MB", figures=True),
         Column("p50 ms", figures=True),
         Column("p90 ms", figures=True),
         Column("p99 ms", figures=True),
@@ -35,7 +38,7 @@ def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
         Column("mAP50", figures=True),
         Column("mAP50-95", figures=True),
         Column("°C", figures=True),
-        Column(f"p50/{baseline}", figures=True),
+        Column("ratio", figures=True),
         Column("95 % interval", figures=True, spare=1),
     ]
     tables.show(out, columns, [_cells(row, several=several, baseline=baseline) for row in rows])
@@ -103,15 +106,15 @@ def notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
 def _accuracy_notes(rows: Sequence[LeaderboardRow]) -> list[str]:
     sets = sorted(
         {
-            (row.eval_set, row.eval_split, row.eval_images, row.eval_place)
+            (row.eval_images, row.eval_set, row.eval_place)
             for row in rows
             if row.eval_set is not None
         },
         key=str,
     )
     return [
-        f"mAP: {images} images of {name}/{split}, detected on the {place}, scored here (COCO rules)"
-        for name, split, images, place in sets
+        f"mAP: {images} images of {name}, detected on the {place}, scored here (COCO rules)"
+        for images, name, place in sets
     ]
 
 
@@ -120,7 +123,7 @@ def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
     found = []
     if any(row.ratio is not None for row in real):
         found.append(
-            f"p50/{baseline}: p50 as a share of {baseline}'s on the same board, over paired "
+            f"ratio: p50 as a share of {baseline}'s on the same board, over paired "
             f"blocks; below 1 is faster"
         )
     if len(real) < len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,11 +116,19 @@ def _ended(board: BoardProgress, event: TrialEnded) -> str:
     board.ended += state != "interrupted"  # an interrupted one is measured again
     place = f"{variant_of(event)} block {event.trial.block + 1}"
     if state == "finished":
-        count = event.samples.counts[2] if event.samples is not None else 0
-        return f"{place} finished, {count} samples" + (" (short)" if event.outcome.short else "")
+        return f"{place} finished, {_measured(board, event)}"
     board.failed += 1
     why = event.outcome.failure.message if event.outcome.failure is not None else "no reason given"
     return f"{place} {state}: {why}"
+
+
+def _measured(board: BoardProgress, event: TrialEnded) -> str:
+    """Count and median of the timed samples; an emulated board has no time to show."""
+    count = event.samples.counts[2] if event.samples is not None else 0
+    words = f"{count} samples" + (" (short)" if event.outcome.short else "")
+    if event.samples is None or not count or board.emulated:
+        return words
+    return f"{words}, p50 {statistics.median(event.samples.latency_ns[-count:]) / 1e6:.2f} ms"
 
 
 def _connecting(board: BoardProgress, event: BoardConnecting) -> str | None:

@@ -32,7 +32,7 @@ class Recorder:
         self._prepared = prepared
         self._isas: dict[str, str] = {}
         self._built: Built = {}
-        self.stored = 0
+        self.finished = 0
 
     def built(self, built: Built) -> None:
         """Store the artifacts that trials will refer to."""
@@ -49,7 +49,7 @@ class Recorder:
             self._store.record_board(self._run_id, _board_record(event))
         elif isinstance(event, TrialEnded):
             self._store.record_trial(self._trial_record(event))
-            self.stored += 1
+            self.finished += event.outcome.state == "finished"
 
     def _trial_record(self, event: TrialEnded) -> TrialRecord:
         trial = event.trial

@@ -56,21 +56,24 @@ class Report:
 
     run_id: str
     state: EndOfRun
-    stored_trials: int
+    finished_trials: int
     errors: tuple[wire.BenchError, ...]
 
     def raise_if_incomplete(self) -> None:
         """Raise the one error that stands for all: their class if they share one."""
         if self.state == "interrupted":
             raise Interrupted(
-                f"interrupted: {self.stored_trials} trials are stored as run {self.run_id}"
+                f"interrupted: {self.finished_trials} finished trials are stored as run "
+                f"{self.run_id}, and what the others had measured"
                 + "".join(f"\n  {error}" for error in self.errors)
             )
         if not self.errors:
             return
         classes = {type(error) for error in self.errors}
         words = "\n".join(f"  {error}" for error in self.errors)
-        summary = f"run {self.run_id} is incomplete ({self.stored_trials} trials stored):\n{words}"
+        summary = (
+            f"run {self.run_id} is incomplete ({self.finished_trials} trials finished):\n{words}"
+        )
         if len(classes) == 1:
             raise type(self.errors[0])(summary) from self.errors[0]
         raise RunIncomplete(summary)
@@ -106,13 +109,13 @@ class Run:
         finally:
             self._store.finish_run(request.run_id, state, self._clock.utc())
         errors = (*ending.failed.values(), *self._errors.values())
-        return Report(request.run_id, state, self._recorder.stored, errors)
+        return Report(request.run_id, state, self._recorder.finished, errors)
 
     def _state(self, ending: Ending) -> EndOfRun:
         if ending.interrupted:
             return "interrupted"
         if ending.failed or self._errors:
-            return "partial" if self._recorder.stored else "failed"
+            return "partial" if self._recorder.finished else "failed"
         return "finished"
 
     def _prepare(self, connected: Mapping[str, BoardConnected]) -> Mapping[str, Assignment]:

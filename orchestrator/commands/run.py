@@ -11,7 +11,15 @@ from orchestrator.commands import database_location, db_option, inventory_option
 from orchestrator.commands.options import experiment_options, refuse_mixture
 
 
-@click.command("run")
+_EXAMPLES = """\b
+Examples:
+  orchestrator run --boards local
+  orchestrator run demo --boards pi5,pi3b --profile normal
+  orchestrator run --boards pi5 --model my.onnx --recipes fp32,int8_ptq --data VOC2007
+"""
+
+
+@click.command("run", epilog=_EXAMPLES)
 @click.option("--boards", required=True, metavar="LIST", help="pi5,pi3b or label:NAME or all.")
 @click.option("--dry-run", is_flag=True, help="Show every trial and the time needed; do nothing.")
 @experiment_options
@@ -31,15 +39,10 @@ def command(
     inventory: Path | None,
     **given: Any,
 ) -> None:
-    r"""Build the variants of an experiment, measure them on boards, store and show the figures.
+    """Build the variants of an experiment, measure them on boards, store and show the figures.
 
     EXPERIMENT is the name of a shipped one (demo) or a YAML file; without it, the inventory's
     `default_experiment`, else demo.
-
-    \b
-      orchestrator run --boards local
-      orchestrator run demo --boards pi5,pi3b --profile normal
-      orchestrator run --boards pi5 --model my.onnx --recipes fp32,int8_ptq --data VOC2007
     """
     from orchestrator import invocation  # noqa: PLC0415 - keeps --help fast
 
