@@ -69,6 +69,7 @@ def build_many(
 
     Requests that come to the same artifact are built once, and a request whose chain continues
     another's waits for it. With one build missing, or one worker, no process is started.
+    `on_log` may be called from another thread.
     """
     answers: dict[int, Artifact | BenchError] = {}
     jobs: dict[tuple[str, ...], Job] = {}

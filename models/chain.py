@@ -100,7 +100,7 @@ def _link(spec: StepSpec, request: VariantRequest) -> Link:
 
 
 def fingerprint(request: VariantRequest) -> tuple[str, ...]:
-    """The chain as comparable text, longest prefix first equal for shared parents."""
+    """The source and each link as text: equal for equal artifacts, a prefix for parents."""
     return (
         request.model.source.identity,
         *(link.key("") for link in links(request)),

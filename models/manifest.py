@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def describe_result(
 
 def _info(link: Link, before: Manifest | None, result: StepResult) -> OnnxInfo:
     if link.step.makes == "onnx":
-        return describe(result.path)
+        info = describe(result.path)
+        if before is None or not link.step.keeps_parameters:
+            return info
+        return dataclasses.replace(info, parameters=before.parameters)
     if before is None or result.node_counts is None:
         raise BuildFailed("a file that is not ONNX has to come with a parent and its node counts")
     return OnnxInfo(

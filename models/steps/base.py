@@ -61,6 +61,8 @@ class Step:
     `choices` gives what follows from the target's instruction set, and nothing else of it may
     change the result: boards with equal choices share one artifact. `tools` are the packages
     whose versions are part of the step's key. `accepts` is None for steps that start a chain.
+    `keeps_parameters` says that the number of weights is the parent's, though constants that
+    were computed beforehand may look like weights in the new file.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Step:
     needs_calibration: bool
     choices: Callable[[Any, str], dict[str, str]]
     module: str
+    keeps_parameters: bool = True
 
     def run(self, given: StepInput) -> StepResult:
         """Import the step's module, with what it needs, and run it."""

@@ -13,8 +13,12 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def family(isa: str) -> Family:
     """`aarch64` of `aarch64-dotprod`, `x86_64` of `x86_64-vnni`, else `other`."""
-    head = isa.partition("-")[0]
-    return head if head in ("aarch64", "x86_64") else "other"  # type: ignore[return-value]
+    match isa.partition("-")[0]:
+        case "aarch64":
+            return "aarch64"
+        case "x86_64":
+            return "x86_64"
+    return "other"
 
 
 def host_isa(machine: str | None = None, cpuinfo: Path = _CPUINFO) -> str:
