@@ -10,7 +10,6 @@ import click
 from orchestrator.commands import database_location, db_option, inventory_option
 from orchestrator.commands.options import experiment_options, refuse_mixture
 
-
 _EXAMPLES = """\b
 Examples:
   orchestrator run --boards local
