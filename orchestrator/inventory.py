@@ -30,6 +30,8 @@ class BoardEntry:
 
     `ssh_alias` is a Host of the user's ssh config and wins over `address`; what is None is left
     to ssh. `home` is the agent's directory on the board; its `~` is the board user's.
+    `lock` is the file of the board-wide lease where the agent's own choice does not serve (two
+    containers that are one board, or one machine that plays several).
     `threads` and `arch` are what a plan assumes: None means all cores, and what the board says.
     """
 
@@ -43,6 +45,7 @@ class BoardEntry:
     labels: tuple[str, ...] = ()
     python: str = "python3"
     home: str = DEFAULT_HOME
+    lock: str | None = None
     threads: int | None = None
     arch: Isa | None = None
 
@@ -74,6 +77,7 @@ class _BoardDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()
     python: str | None = None
     home: str = DEFAULT_HOME
+    lock: str | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
     arch: Isa | None = None
 
@@ -91,7 +95,7 @@ class _BoardDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check("user", self.user, _USER, "a user name")
         for hop in self.jump.split(",") if self.jump is not None else ():
             _check("jump", hop, _JUMP, "[user@]host[:port], several after commas")
-        _check_paths(self.python, self.home)
+        _check_paths(self.python, self.home, self.lock)
         for label in self.labels:
             _check("labels", label, _NAME, "names of a-z, 0-9, '.', '_' and '-'")
 
@@ -165,6 +169,7 @@ def _entry(name: str, doc: _BoardDoc) -> BoardEntry:
         labels=doc.labels,
         python=doc.python or (sys.executable if doc.local else "python3"),
         home=doc.home,
+        lock=doc.lock,
         threads=doc.threads,
         arch=doc.arch,
     )
@@ -186,8 +191,9 @@ def _check_address(address: str | None) -> None:
     _check("address", address, _HOST, "a host name or an IP address")
 
 
-def _check_paths(python: str | None, home: str) -> None:
+def _check_paths(python: str | None, home: str, lock: str | None) -> None:
     _check("python", python, _REMOTE_PATH, "a command or a path without spaces")
+    _check("lock", lock, _REMOTE_PATH, "a path without spaces")
     _check("home", home, _REMOTE_PATH, "a path without spaces")
     if not home.startswith(("/", "~/")):
         raise ValueError(f"home: expected a path that starts with '/' or '~/', found '{home}'")

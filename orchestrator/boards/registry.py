@@ -27,7 +27,9 @@ def ssh_target(entry: BoardEntry, inventory: Inventory, workspace: Workspace) ->
 
 def make_board(entry: BoardEntry, inventory: Inventory, workspace: Workspace) -> Board:
     """The board of an entry; nothing is contacted yet."""
+    lock = ("--lock", entry.lock) if entry.lock is not None else ()
     if entry.kind == "local":
-        return LocalBoard(entry.name, home=Path(entry.home).expanduser(), python=entry.python)
+        home = Path(entry.home).expanduser()
+        return LocalBoard(entry.name, home=home, python=entry.python, extra=lock)
     target = ssh_target(entry, inventory, workspace)
-    return SshBoard(target, home=entry.home, python=entry.python)
+    return SshBoard(target, home=entry.home, python=entry.python, extra=lock)
