@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Points = NDArray[np.float64]
+Bounds = tuple[float, float, float, float]
 
 CLASS_NAMES: Final = ("circle", "ring", "square", "triangle", "star", "cross")
 
@@ -62,7 +63,7 @@ class Placed:
         ux, uy = unit[:, 0] * self.rx, unit[:, 1] * self.ry
         return np.stack([self.x + ux * c - uy * s, self.y + ux * s + uy * c], axis=1)
 
-    def bounds(self) -> tuple[float, float, float, float]:
+    def bounds(self) -> Bounds:
         """Tight box x1, y1, x2, y2 in pixels, not clipped to the image."""
         if self.kind in _UNIT_POLYGONS:
             corners = self.vertices()

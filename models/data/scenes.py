@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.draw import CLASS_NAMES, Floats, Placed, stroke_coverage, value_noise
+from models.data.draw import CLASS_NAMES, Bounds, Floats, Placed, stroke_coverage, value_noise
 from models.data.types import Box
 
 VERSION: Final = 1
@@ -69,14 +69,15 @@ def _background(rng: np.random.RandomState, height: int, width: int) -> Floats:
 
 def _place(rng: np.random.RandomState, width: int, height: int) -> list[Placed]:
     """One to nine shapes that overlap a little at most; those tried in vain are left out."""
-    placed: list[Placed] = []
+    placed: list[tuple[Placed, Bounds]] = []
     for _ in range(rng.randint(1, 10)):
         for _attempt in range(8):
             shape = _random_shape(rng, width, height)
-            if all(_overlap(shape, other) <= _MAX_OVERLAP for other in placed):
-                placed.append(shape)
+            bounds = shape.bounds()
+            if all(_overlap(bounds, other) <= _MAX_OVERLAP for _, other in placed):
+                placed.append((shape, bounds))
                 break
-    return placed
+    return [shape for shape, _ in placed]
 
 
 def _random_shape(rng: np.random.RandomState, width: int, height: int) -> Placed:
@@ -94,10 +95,10 @@ def _random_shape(rng: np.random.RandomState, width: int, height: int) -> Placed
     )
 
 
-def _overlap(a: Placed, b: Placed) -> float:
+def _overlap(a: Bounds, b: Bounds) -> float:
     """Intersection of the two boxes over the smaller one."""
-    ax1, ay1, ax2, ay2 = a.bounds()
-    bx1, by1, bx2, by2 = b.bounds()
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
     w = min(ax2, bx2) - max(ax1, bx1)
     h = min(ay2, by2) - max(ay1, by1)
     if w <= 0 or h <= 0:
@@ -105,9 +106,7 @@ def _overlap(a: Placed, b: Placed) -> float:
     return w * h / min((ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1))
 
 
-def _window(
-    bounds: tuple[float, float, float, float], canvas: Floats
-) -> tuple[tuple[slice, slice], Floats, Floats]:
+def _window(bounds: Bounds, canvas: Floats) -> tuple[tuple[slice, slice], Floats, Floats]:
     """The part of the canvas that a shape can touch: its slices, and pixel centres x and y."""
     height, width = canvas.shape[:2]
     x1, y1 = max(0, int(bounds[0]) - 1), max(0, int(bounds[1]) - 1)

@@ -22,7 +22,7 @@ from models.data.types import Box
 from models.errors import DataError
 
 NAME: Final = f"shapes-v{VERSION}"
-COUNTS: Final = {"train": 256, "val": 256}
+COUNTS: Final = {"train": 128, "val": 256}
 """Images that a measuring host writes: all of val, and of train enough to calibrate on."""
 
 _PNG_LEVEL: Final = 1
