@@ -21,12 +21,6 @@ from results.version import SCHEMA_VERSION
 NOBODY = 65534
 
 
-def filled(path: Path) -> Path:
-    with Store.open(path, create=True) as store:
-        example.fill(store)
-    return path
-
-
 def set_version(path: Path, version: int) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
@@ -41,35 +35,35 @@ def test_a_new_database_knows_its_version(path: Path) -> None:
         assert store.rows("SELECT version FROM schema_info") == [{"version": SCHEMA_VERSION}]
 
 
-def test_a_newer_database_is_refused(path: Path) -> None:
+def test_a_newer_database_is_refused(filled: Path) -> None:
     """A database of a newer version is refused with both versions and what to do."""
-    set_version(filled(path), SCHEMA_VERSION + 1)
-    before = path.read_bytes()
+    set_version(filled, SCHEMA_VERSION + 1)
+    before = filled.read_bytes()
     for create in (True, False):
         with pytest.raises(DatabaseTooNew, match=rf"version {SCHEMA_VERSION + 1}.*9\.9.*upgrade"):
-            Store.open(path, create=create)
+            Store.open(filled, create=create)
     with pytest.raises(DatabaseTooNew, match="upgrade"):
-        read_only_query(path, "SELECT 1")
-    assert path.read_bytes() == before
+        read_only_query(filled, "SELECT 1")
+    assert filled.read_bytes() == before
 
 
-def test_an_older_database_is_refused(path: Path) -> None:
+def test_an_older_database_is_refused(filled: Path) -> None:
     """A database of a version that this one cannot read is refused, saying which."""
-    set_version(filled(path), SCHEMA_VERSION - 1)
+    set_version(filled, SCHEMA_VERSION - 1)
     with pytest.raises(ResultsError, match=f"version {SCHEMA_VERSION - 1}.*needs {SCHEMA_VERSION}"):
-        Store.open(path, create=False)
+        Store.open(filled, create=False)
     with pytest.raises(ResultsError, match="needs"):
-        read_only_query(path, "SELECT 1")
+        read_only_query(filled, "SELECT 1")
 
 
-def test_a_database_without_its_version_is_refused(path: Path) -> None:
+def test_a_database_without_its_version_is_refused(filled: Path) -> None:
     """A schema_info without its row is a damaged database, not a new one."""
-    with closing(sqlite3.connect(filled(path))) as connection, connection:
+    with closing(sqlite3.connect(filled)) as connection, connection:
         connection.execute("DELETE FROM schema_info")
     with pytest.raises(ResultsError, match="version is missing"):
-        Store.open(path, create=True)
+        Store.open(filled, create=True)
     with pytest.raises(ResultsError, match="version is missing"):
-        read_only_query(path, "SELECT 1")
+        read_only_query(filled, "SELECT 1")
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -121,9 +115,11 @@ def test_a_path_that_cannot_hold_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["with space.sqlite", "50%.sqlite", "a?b#c.sqlite", "ü.sqlite"])
-def test_odd_file_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+def test_odd_file_names_are_taken_as_they_are(
+    full_template: Path, tmp_path: Path, name: str
+) -> None:
     """Characters that mean something in a URI are just part of a file's name."""
-    filled(tmp_path / name)
+    shutil.copy(full_template, tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert read_only_query(tmp_path / name, "SELECT COUNT(*) FROM trials").rows == ((8,),)
     with Store.open(f"sqlite:///{tmp_path}/plain.sqlite", create=True) as store:
@@ -131,23 +127,23 @@ def test_odd_file_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("offset", [0, 60, 4096, 40_960])
-def test_a_damaged_database_is_an_error_of_ours(path: Path, offset: int) -> None:
+def test_a_damaged_database_is_an_error_of_ours(filled: Path, offset: int) -> None:
     """Overwritten pages surface as ResultsError, whatever is asked, never as a traceback."""
-    data = bytearray(filled(path).read_bytes())
+    data = bytearray(filled.read_bytes())
     data[offset : offset + 4096] = b"\xff" * 4096
-    path.write_bytes(data)
-    with pytest.raises(ResultsError), Store.open(path, create=False) as store:  # noqa: PT012 - either may find it
+    filled.write_bytes(data)
+    with pytest.raises(ResultsError), Store.open(filled, create=False) as store:  # noqa: PT012 - either may find it
         for table in ("trials", "samples", "summaries", "readings", "boards", "runs"):
             store.rows(f"SELECT * FROM {table}")  # noqa: S608
         assert store.rows("PRAGMA integrity_check") == []
         raise AssertionError
 
 
-def test_a_truncated_database_is_an_error_of_ours(path: Path) -> None:
+def test_a_truncated_database_is_an_error_of_ours(filled: Path) -> None:
     """A file cut in half is refused, or fails when read, as ResultsError."""
-    data = filled(path).read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ResultsError), Store.open(path, create=False) as store:
+    data = filled.read_bytes()
+    filled.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ResultsError), Store.open(filled, create=False) as store:
         store.rows("SELECT * FROM samples")
 
 
@@ -158,12 +154,11 @@ def test_settings_of_the_writer(path: Path) -> None:
             assert store.rows(f"PRAGMA {pragma}") == [{pragma: value}]
 
 
-def test_a_locked_database_says_so(path: Path) -> None:
+def test_a_locked_database_says_so(filled: Path) -> None:
     """While another process writes, a writer waits and then says what holds it up."""
-    filled(path)
     with (
-        closing(sqlite3.connect(path, isolation_level=None)) as other,
-        Store.open(path, create=False, busy_timeout_ms=50) as store,
+        closing(sqlite3.connect(filled, isolation_level=None)) as other,
+        Store.open(filled, create=False, busy_timeout_ms=50) as store,
     ):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(ResultsError, match="locked; another process is writing"):
@@ -195,20 +190,19 @@ def test_two_that_create_at_once_agree(path: Path) -> None:
     assert len(read_only_query(path, "SELECT * FROM runs").rows) == 4
 
 
-def test_a_read_only_store_cannot_write(path: Path) -> None:
+def test_a_read_only_store_cannot_write(filled: Path) -> None:
     """A store opened to read answers, and refuses to store."""
-    filled(path)
-    with Store.open(path, create=False, read_only=True) as store:
+    with Store.open(filled, create=False, read_only=True) as store:
         assert len(store.rows("SELECT * FROM v_trials")) == 8
         with pytest.raises(ResultsError, match="readonly"):
             store.record_run(example.run("second"))
 
 
 @pytest.fixture
-def unwritable() -> Iterator[Path]:
+def unwritable(full_template: Path) -> Iterator[Path]:
     """A database in a directory that an ordinary user can read and not write."""
     folder = Path(tempfile.mkdtemp())  # pytest's own directories are closed to other users
-    path = filled(folder / "results.sqlite")
+    path = Path(shutil.copy(full_template, folder / "results.sqlite"))
     path.chmod(0o444)
     folder.chmod(0o555)
     yield path
