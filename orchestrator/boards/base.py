@@ -132,8 +132,12 @@ class Session:
     def read(self, trial_id: str, part: str, offset: int, length: int) -> bytes:
         """Bytes of a part of an ended trial's journal; empty past its end."""
         data = self._transport.begin("read", trial_id, part, offset, length)()
-        if not isinstance(data, bytes) or len(data) > length:
+        if not isinstance(data, bytes):
             raise wire.WireError(f"{self.board}: read of {part} answered {type(data).__name__}")
+        if len(data) > length:
+            raise wire.WireError(
+                f"{self.board}: read of {part} answered {len(data)} bytes instead of {length}"
+            )
         return data
 
     def ack(self, trial_id: str) -> None:
@@ -155,16 +159,19 @@ class Session:
         self._transport.close()
 
 
-class _AnyProtocol(msgspec.Struct):
+class _AnyHello(msgspec.Struct):
     """Only the number, so that an agent of any age can be told from a broken one."""
 
     protocol: int | None = None
 
 
+class _AnyReply(msgspec.Struct):
+    ok: _AnyHello | None = None
+
+
 def _protocol_of(answer: str | bytes) -> int | None:
     try:
-        reply = msgspec.json.decode(answer, type=dict[str, msgspec.Raw | None])
-        body = reply.get("ok")
-        return msgspec.json.decode(body, type=_AnyProtocol).protocol if body else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        reply = msgspec.json.decode(answer, type=_AnyReply)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return None
+    return None if reply.ok is None else reply.ok.protocol
