@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -22,7 +22,7 @@ from rpyc.core.stream import SocketStream
 from rpyc.utils.factory import connect_channel
 
 from agent import wire
-from agent.wire.channel import CappedChannel
+from agent.wire.channel import CappedChannel, FrameRefused
 from orchestrator.boards.base import Argument, Pending
 from orchestrator.errors import AgentDied, BoardUnreachable
 
@@ -31,6 +31,9 @@ CALL_TIMEOUT_S = 30.0
 
 _BANNER_LIMIT_BYTES = 1 << 16
 _STDERR_LIMIT_BYTES = 8192
+_NAME_LIMIT = 80
+_LAST_WORDS_S = 1.0
+"""How long a process whose connection has ended may take to say why."""
 
 _CONFIG: dict[str, Any] = {
     "allow_safe_attrs": False,
@@ -59,43 +62,78 @@ class DialFailed(Exception):
         self.stderr = stderr
 
 
+class LastWords:
+    """The end of what a process says on stderr, however much that is; it never has to wait."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._last = b""
+        self._thread = threading.Thread(target=self._listen, args=(process.stderr,), daemon=True)
+        self._thread.start()
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        with stream:
+            while said := os.read(stream.fileno(), _STDERR_LIMIT_BYTES):
+                self._last = (self._last + said)[-_STDERR_LIMIT_BYTES:]
+
+    def text(self) -> str:
+        """What was said last; to be asked when the process has ended."""
+        self._thread.join(_LAST_WORDS_S)
+        return self._last.decode(errors="replace").strip()
+
+
 class ProcessLink:
     """A transport that owns the process it talks through."""
 
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, board: str) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        board: str,
+        words: LastWords,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+    ) -> None:
         self._process = process
         self._sock = sock
         self._board = board
+        self._words = words
+        self._call_timeout_s = call_timeout_s
+        sock.settimeout(call_timeout_s)  # a peer that stalls inside a frame
+        config = {**_CONFIG, "sync_request_timeout": call_timeout_s}
         channel = CappedChannel(SocketStream(sock))
-        self._connection = connect_channel(channel, rpyc.VoidService, dict(_CONFIG))
-        self._root: Any = None
+        self._connection = connect_channel(channel, rpyc.VoidService, config)
         self._methods: dict[str, Any] = {}
 
     @classmethod
-    def dial(cls, argv: Sequence[str], board: str, timeout_s: float) -> ProcessLink:
+    def dial(
+        cls,
+        argv: Sequence[str],
+        board: str,
+        timeout_s: float,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+    ) -> ProcessLink:
         """Start the process and wait for the agent's magic line.
 
-        Raises DialFailed when the process ends first, BoardUnreachable at the deadline.
+        Raises DialFailed when the process ends first or says too much else, BoardUnreachable at
+        the deadline, OSError when there is no such program.
         """
         ours, theirs = socket.socketpair()
-        with tempfile.TemporaryFile() as stderr:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(ours.close)
             # A session of its own: Ctrl-C in the terminal is for the host to act on, in order.
             process = subprocess.Popen(
                 list(argv),
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                stderr=stderr,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
             )
+            undo.callback(_end, process)
             theirs.close()
-            try:
-                _await_magic(ours, process, stderr, board, timeout_s)
-            except BaseException:
-                ours.close()
-                _end(process)
-                raise
-        ours.settimeout(CALL_TIMEOUT_S)  # a peer that stalls inside a frame
-        return cls(process, ours, board)
+            words = LastWords(process)
+            _await_magic(ours, process, words, board, timeout_s)
+            link = cls(process, ours, board, words, call_timeout_s)
+            undo.pop_all()
+        return link
 
     def begin(self, method: str, *args: Argument) -> Pending:
         """Send a call; see `Transport.begin`."""
@@ -103,13 +141,14 @@ class ProcessLink:
             if method not in self._methods:
                 self._methods[method] = rpyc.async_(getattr(self._connection.root, method))
             result = self._methods[method](*args)
-            result.set_expiry(CALL_TIMEOUT_S)
+            result.set_expiry(self._call_timeout_s)
         return lambda: self._answer(method, result)
 
     def _answer(self, method: str, result: Any) -> str | bytes:
         with self._translated(method):
             answer = result.value
         if type(answer) not in (str, bytes):
+            self.close()
             raise wire.WireError(f"{self._board}: {method} answered neither text nor bytes")
         checked: str | bytes = answer
         return checked
@@ -119,25 +158,45 @@ class ProcessLink:
         """Turn rpyc's and the socket's errors into ours; the link is of no use after one."""
         try:
             yield
-        except TimeoutError as exc:
+        except BaseException as exc:
+            error = self._explain(method, exc)
             self.close()
-            raise BoardUnreachable(
-                f"{self._board}: no answer to {method} within {CALL_TIMEOUT_S:.0f} s; "
+            if error is None:
+                raise
+            raise error from exc
+
+    def _explain(self, method: str, exc: BaseException) -> wire.BenchError | None:
+        """Our error for one that a call ended with; None for one that is not the call's own.
+
+        The far side chooses what is raised here, SystemExit and KeyboardInterrupt included.
+        """
+        if isinstance(exc, FrameRefused):
+            return wire.WireError(f"{self._board}: {method}: {exc}")
+        if hasattr(exc, "_remote_tb"):  # rpyc puts it on what the far side raised
+            name = type(exc).__name__[:_NAME_LIMIT]
+            return wire.WireError(f"{self._board}: {method} failed inside the agent: {name}")
+        if isinstance(exc, TimeoutError):
+            return BoardUnreachable(
+                f"{self._board}: no answer to {method} within {self._call_timeout_s:g} s; "
                 f"check the board's power and network"
-            ) from exc
-        except (EOFError, OSError) as exc:
-            self.close()
-            raise AgentDied(
-                f"{self._board}: the connection to the agent ended during {method}; "
-                f"agent or board may have stopped (log.txt in the agent's directory says why)"
-            ) from exc
-        except wire.BenchError:
-            raise
-        except Exception as exc:  # the far side chooses what is raised here
-            self.close()
-            raise wire.WireError(
-                f"{self._board}: {method} failed inside the agent: {type(exc).__name__}"
-            ) from exc
+            )
+        if isinstance(exc, EOFError | OSError):
+            return self._ended(method)
+        if isinstance(exc, Exception):  # rpyc could not decode what came
+            return wire.WireError(
+                f"{self._board}: {method}: the agent's answer is not one: {type(exc).__name__}"
+            )
+        return None
+
+    def _ended(self, method: str) -> AgentDied:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS_S)
+        self.close()
+        said = self._words.text() or "log.txt in the agent's directory says why"
+        return AgentDied(
+            f"{self._board}: the connection to the agent ended during {method}; agent or board "
+            f"may have stopped ({said})"
+        )
 
     def close(self) -> None:
         """Close at once: rpyc's own close asks the far side first, so the socket goes before."""
@@ -153,7 +212,7 @@ class ProcessLink:
 def _await_magic(
     sock: socket.socket,
     process: subprocess.Popen[bytes],
-    stderr: IO[bytes],
+    words: LastWords,
     board: str,
     timeout_s: float,
 ) -> None:
@@ -164,7 +223,7 @@ def _await_magic(
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise BoardUnreachable(
-                f"{board}: no agent answered within {timeout_s:.0f} s; "
+                f"{board}: no agent answered within {timeout_s:g} s; "
                 f"is the board switched on and on the network?"
             )
         sock.settimeout(remaining)
@@ -172,17 +231,13 @@ def _await_magic(
             byte = sock.recv(1)
         except TimeoutError:
             continue
-        if not byte or len(seen) > _BANNER_LIMIT_BYTES:
+        if len(seen) > _BANNER_LIMIT_BYTES:
+            raise DialFailed(None, f"it printed more than {_BANNER_LIMIT_BYTES} other bytes")
+        if not byte:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=min(2.0, max(0.1, remaining)))
-            raise DialFailed(process.poll(), _tail(stderr))
+                process.wait(min(_LAST_WORDS_S, remaining))
+            raise DialFailed(process.poll(), words.text())
         seen += byte
-
-
-def _tail(stream: IO[bytes]) -> str:
-    stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, stream.tell() - _STDERR_LIMIT_BYTES))
-    return stream.read().decode(errors="replace").strip()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
