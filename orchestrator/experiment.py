@@ -283,7 +283,8 @@ def _default_baseline(recipes: Sequence[str]) -> str:
 
 def _model(entry: str | _ModelDoc) -> ModelEntry:
     doc = _ModelDoc(entry) if isinstance(entry, str) else entry
-    name = doc.name or (Path(doc.model).stem if "/" in doc.model else doc.model)
+    is_file = "/" in doc.model or doc.model.endswith(".onnx")
+    name = doc.name or (Path(doc.model).stem if is_file else doc.model)
     return ModelEntry(name, doc.model, doc.shapes, doc.imgsz)
 
 
