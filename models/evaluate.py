@@ -132,6 +132,7 @@ def detect_on_host(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings would disturb a live screen
     try:
         session = onnxruntime.InferenceSession(
             str(artifact_path), options, providers=["CPUExecutionProvider"]

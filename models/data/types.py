@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -48,13 +48,15 @@ class DetectionSet:
     def subset(self, count: int, seed: int) -> DetectionSet:
         """At most `count` images drawn by `seed`, ordered by image_id.
 
-        The same images come out whatever order the set was read in.
+        Those with the smallest digests of seed and id: the same on every machine and Python,
+        whatever order the set was read in, and a smaller subset is part of a larger one.
         """
-        ordered = sorted(self.images, key=lambda image: image.image_id)
-        if count < len(ordered):
-            drawn = random.Random(seed).sample(ordered, count)  # noqa: S311 - not a secret
-            ordered = sorted(drawn, key=lambda image: image.image_id)
-        return replace(self, images=tuple(ordered))
+
+        def rank(image: LabelledImage) -> bytes:
+            return hashlib.sha256(f"{seed}/{image.image_id}".encode()).digest()
+
+        drawn = sorted(self.images, key=rank)[:count]
+        return replace(self, images=tuple(sorted(drawn, key=lambda image: image.image_id)))
 
 
 @dataclass(frozen=True)

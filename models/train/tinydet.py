@@ -133,7 +133,9 @@ def _lr_share(step: int, steps: int) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m models.train.tinydet")
     parser.add_argument("--out", type=Path, required=True, help="folder of tinydet.onnx and .json")
-    parser.add_argument("--cache", type=Path, required=True, help="folder for the procedural set")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".orchestrator/data"), help="folder of the val set"
+    )
     parser.add_argument("--images", type=int, default=4000, help="training images")
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)

@@ -178,6 +178,7 @@ def test_subset_is_seeded_and_ordered() -> None:
     assert ids == sorted(ids)
     assert len(set(ids)) == 10
     assert drawn != whole.subset(10, seed=4)
+    assert set(whole.subset(4, seed=3).images) < set(drawn.images)
     assert (drawn.name, drawn.class_names) == (whole.name, whole.class_names)
 
 
