@@ -6,7 +6,6 @@ Only click is imported here, so that `--help` is fast; each command is a module 
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,14 @@ from typing import Final
 
 import click
 
+from orchestrator.lazygroup import LazyGroup
+
 COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "run": "Build, push, measure and store: the main job.",
+        "resume": "Complete a run that was cut short.",
         "build": "Build the artifacts of an experiment without measuring.",
-        "boards": "List the boards, check them, trust a new one's host key.",
+        "boards": "List the boards; trust, provision, check and clean them.",
         "runs": "List past runs, or show one.",
         "compare": "Compare variants, boards or runs; says when one cannot.",
         "query": "Run SQL over everything that was ever measured.",
@@ -31,39 +33,6 @@ EXIT_INTERRUPTED: Final = 130
 EXIT_BROKEN_PIPE: Final = 141
 """What a shell reports for a program that SIGPIPE ended."""
 EXIT_UNEXPECTED: Final = 1
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used, not when they are listed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """All names, in the order of the work."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import one command; None for an unknown name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"orchestrator.commands.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; a wrong name is answered with the nearest one."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            import difflib  # noqa: PLC0415 - needed only here
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            guess = f" Did you mean '{near[0]}'?" if near else ""
-            ctx.fail(f"No such command '{args[0]}'.{guess}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """The commands' section of --help, from the table above."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -79,7 +48,12 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    lines=COMMANDS,
+    package="orchestrator.commands",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(
     "--version",

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
 from agent.wire.bundle import ENTRY_NAME, ENTRY_TEXT, bundle_digest, bundle_files
+
+HOME_MARKER: Final = ".orchestrator-home"
+"""A file that says that a directory is an agent's home, and nobody else's."""
+
+HOME_MARKER_TEXT: Final = "An agent's home; 'orchestrator boards remove' removes it.\n"
+
+OWN_NAMES: Final = (
+    HOME_MARKER, "agent-*.sock", "agent.lock", "artifacts", "bundles", "env", "log.old.txt",
+    "log.txt", "trials",
+)  # fmt: skip
+"""All that an agent and its host ever put into a home, as shell patterns."""
+
+
+def may_be_marked(names: Sequence[str]) -> bool:
+    """Whether a directory with these entries is an agent's home: nothing of others is in it."""
+    return all(any(fnmatch.fnmatchcase(name, own) for own in OWN_NAMES) for name in names)
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,8 @@ class Bundle:
     def install(self, home: Path) -> Path:
         """Put the bundle below a home on this machine; a complete one is left as it is."""
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if may_be_marked([path.name for path in home.iterdir()]):
+            (home / HOME_MARKER).write_text(HOME_MARKER_TEXT)
         bundles = home / "bundles"
         target = bundles / self.directory_name
         if target.is_dir():

@@ -30,6 +30,8 @@ class BoardEntry:
 
     `ssh_alias` is a Host of the user's ssh config and wins over `address`; what is None is left
     to ssh. `home` is the agent's directory on the board; its `~` is the board user's.
+    `python` always wins where it is set; None, for an ssh board, means the interpreter that
+    `boards provision` made below `home`, or else the board's `python3`.
     `lock` is the file of the board-wide lease where the agent's own choice does not serve (two
     containers that are one board, or one machine that plays several).
     `threads` and `arch` are what a plan assumes: None means all cores, and what the board says.
@@ -43,7 +45,7 @@ class BoardEntry:
     ssh_alias: str | None = None
     jump: str | None = None
     labels: tuple[str, ...] = ()
-    python: str = "python3"
+    python: str | None = None
     home: str = DEFAULT_HOME
     lock: str | None = None
     threads: int | None = None
@@ -167,7 +169,7 @@ def _entry(name: str, doc: _BoardDoc) -> BoardEntry:
         ssh_alias=doc.ssh_alias,
         jump=doc.jump,
         labels=doc.labels,
-        python=doc.python or (sys.executable if doc.local else "python3"),
+        python=doc.python or (sys.executable if doc.local else None),
         home=doc.home,
         lock=doc.lock,
         threads=doc.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from orchestrator.boards.base import Board
@@ -30,6 +31,7 @@ def make_board(entry: BoardEntry, inventory: Inventory, workspace: Workspace) ->
     lock = ("--lock", entry.lock) if entry.lock is not None else ()
     if entry.kind == "local":
         home = Path(entry.home).expanduser()
-        return LocalBoard(entry.name, home=home, python=entry.python, extra=lock)
+        python = entry.python or sys.executable
+        return LocalBoard(entry.name, home=home, python=python, extra=lock)
     target = ssh_target(entry, inventory, workspace)
     return SshBoard(target, home=entry.home, python=entry.python, extra=lock)

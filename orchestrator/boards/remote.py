@@ -6,53 +6,64 @@ replaced before a connection is opened. Jump hosts go through OpenSSH, which che
 
 from __future__ import annotations
 
-import io
 import shlex
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import fabric
 import paramiko
-from invoke.exceptions import CommandTimedOut, Failure, ThreadException
 
+from orchestrator.boards.shell import COMMAND_TIMEOUT_S, CommandResult, run_script
 from orchestrator.boards.sshcommand import CONNECT_TIMEOUT_S, SshTarget, explain, remote_path
-from orchestrator.deploy import Bundle
+from orchestrator.deploy import HOME_MARKER, HOME_MARKER_TEXT, Bundle, may_be_marked
 from orchestrator.errors import BoardDiskFull, BoardUnreachable, HostKeyRejected, TransferFailed
 
-COMMAND_TIMEOUT_S = 60
 CHANNEL_TIMEOUT_S = 20
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """How a command on the board ended and what it said."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
+OUTPUT_LIMIT_BYTES = 1 << 20
+"""A command that says more is given up: what is expected fits many times."""
+_READ_BYTES = 1 << 16
+_POLL_S = 0.005
 
 
 class Remote:
-    """A logged-in fabric connection to one board."""
+    """A logged-in fabric connection to one board; see `Shell` for `run` and `feed`."""
 
     def __init__(self, connection: fabric.Connection, target: SshTarget) -> None:
         self._connection = connection
         self._target = target
 
-    def run(self, command: str) -> CommandResult:
+    def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> CommandResult:
         """Run a command; a non-zero exit is a result, not an error."""
+        return self.feed(command, (), timeout_s)
+
+    def feed(
+        self, command: str, chunks: Iterable[bytes], timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> CommandResult:
+        """Run a command with `chunks` as its input.
+
+        On a channel of its own rather than through fabric's `run`, which does not come back from
+        a dead link, whatever its time-out.
+        """
         with _translated(self._target):
-            result = self._connection.run(
-                command, hide=True, warn=True, in_stream=False, timeout=COMMAND_TIMEOUT_S
-            )
-        return CommandResult(result.exited, result.stdout, result.stderr)
+            channel = self._connection.transport.open_session(timeout=CHANNEL_TIMEOUT_S)
+            with channel:
+                channel.settimeout(timeout_s)
+                channel.exec_command(command)
+                try:
+                    for chunk in chunks:
+                        channel.sendall(chunk)
+                    channel.shutdown_write()
+                except OSError:  # a command that has ended takes no more input
+                    if not channel.closed:
+                        raise
+                return _answer(channel, time.monotonic() + timeout_s)
 
     def put(self, data: bytes, path: str) -> None:
-        """Write a small file by SFTP; a leading `~/` is the login directory."""
-        with _translated(self._target):
-            self._connection.put(io.BytesIO(data), remote=path.removeprefix("~/"))
+        """Write a small file; without SFTP, which a login script that prints would break."""
+        self._must(f"umask 077; cat > {remote_path(path)}", (data,))
 
     def install(self, bundle: Bundle, home: str) -> str:
         """Put the agent's bundle below `home` and return its directory, quoted for the shell.
@@ -64,7 +75,8 @@ class Remote:
         if self.run(f"test -f {target}/__main__.py").exit_code == 0:
             return target
         archive, half_made = f"{bundles}/{name}.tar.gz", f"{bundles}/.new-{name}"
-        self._must(f"umask 077; mkdir -p {remote_path(bundles)} && chmod 700 {remote_path(home)}")
+        self.claim(home)
+        self._must(f"umask 077; mkdir -p {remote_path(bundles)}")
         self.put(bundle.tar(), archive)
         new, packed = remote_path(half_made), remote_path(archive)
         self._must(
@@ -73,8 +85,16 @@ class Remote:
         )
         return target
 
-    def _must(self, command: str) -> None:
-        result = self.run(f"sh -c {shlex.quote(command)}")
+    def claim(self, home: str) -> None:
+        """Make the agent's home, private, and mark it unless files of others are in it."""
+        quoted = remote_path(home)
+        self._must(f"umask 077; mkdir -p {quoted} && chmod 700 {quoted}")
+        found = run_script(self, f"ls -A {quoted}").stdout.splitlines()
+        if HOME_MARKER not in found and may_be_marked(found):
+            self.put(HOME_MARKER_TEXT.encode(), f"{home}/{HOME_MARKER}")
+
+    def _must(self, command: str, chunks: Iterable[bytes] = ()) -> None:
+        result = self.feed(f"sh -c {shlex.quote(command)}", chunks)
         if result.exit_code == 0:
             return
         said = result.stderr.strip()
@@ -86,9 +106,35 @@ class Remote:
         raise TransferFailed(f"{self._target.name}: could not install the agent: {said}")
 
 
+def _answer(channel: paramiko.Channel, deadline: float) -> CommandResult:
+    """Read what a command says until its channel is closed; raises TimeoutError, EOFError."""
+    said, complained = bytearray(), bytearray()
+    closed = False
+    while not closed:
+        closed = channel.closed  # asked first: all that was said before is in the buffers then
+        while channel.recv_ready():
+            said += channel.recv(_READ_BYTES)
+        while channel.recv_stderr_ready():
+            complained += channel.recv_stderr(_READ_BYTES)
+        if len(said) + len(complained) > OUTPUT_LIMIT_BYTES:
+            raise paramiko.SSHException(f"a command said more than {OUTPUT_LIMIT_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        if not closed:
+            time.sleep(_POLL_S)
+    if channel.exit_status < 0 and not channel.get_transport().is_active():
+        raise EOFError("the connection ended before the command did")
+    return CommandResult(
+        channel.exit_status, said.decode(errors="replace"), complained.decode(errors="replace")
+    )
+
+
 @contextmanager
-def open_remote(target: SshTarget) -> Iterator[Remote]:
-    """Log in with fabric and close at the end; raises BoardUnreachable, HostKeyRejected."""
+def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remote]:
+    """Log in with fabric and close at the end; raises BoardUnreachable, HostKeyRejected.
+
+    With a password nothing else is tried; it is offered only after the host key was verified.
+    """
     config = fabric.Config(
         runtime_ssh_path=None if target.ssh_config is None else str(target.ssh_config)
     )
@@ -103,6 +149,7 @@ def open_remote(target: SshTarget) -> Iterator[Remote]:
             "banner_timeout": CHANNEL_TIMEOUT_S,
             "auth_timeout": CHANNEL_TIMEOUT_S,
             "channel_timeout": CHANNEL_TIMEOUT_S,
+            **_login(password),
         },
     )
     connection.gateway = _gateway(target, connection.ssh_config)
@@ -115,6 +162,13 @@ def open_remote(target: SshTarget) -> Iterator[Remote]:
         yield Remote(connection, target)
     finally:
         connection.close()
+
+
+def _login(password: str | None) -> dict[str, Any]:
+    """What paramiko is told about logging in; without a password, all of its own ways with keys."""
+    if password is None:
+        return {}
+    return {"password": password, "allow_agent": False, "look_for_keys": False}
 
 
 def _gateway(target: SshTarget, configured: Mapping[str, str]) -> str | None:
@@ -161,10 +215,9 @@ def _translated(target: SshTarget) -> Iterator[None]:
         if "known_hosts" in str(exc):
             raise explain("host key verification failed", target) or HostKeyRejected("") from exc
         raise BoardUnreachable(f"{target.name}: ssh failed: {exc}") from exc
-    except (CommandTimedOut, TimeoutError) as exc:
+    except TimeoutError as exc:
         raise BoardUnreachable(
-            f"{target.name}: a command did not end within {COMMAND_TIMEOUT_S} s; "
-            f"check the board's network"
+            f"{target.name}: a command did not end in time; check the board's power and network"
         ) from exc
-    except (socket.gaierror, OSError, EOFError, ThreadException, Failure) as exc:
+    except (socket.gaierror, OSError, EOFError) as exc:
         raise explain(str(exc), target) or BoardUnreachable(f"{target.name}: {exc}") from exc

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import socket
+from typing import Final
 
 from agent.wire import BenchError
 from orchestrator.boards.base import Session
 from orchestrator.boards.link import DialFailed, ProcessLink
 from orchestrator.boards.sshcommand import SshTarget, explain, remote_path
-from orchestrator.boards.welcome import require_packages
+from orchestrator.boards.welcome import probe_report, require_packages
 from orchestrator.deploy import Bundle
-from orchestrator.errors import AgentDied, PackagesMissing
+from orchestrator.errors import AgentDied, BoardUnreachable, PackagesMissing
 
 DIAL_TIMEOUT_S = 45.0
 """A 3B+ takes seconds to start an interpreter; a sleeping card longer."""
 
-
 SSH_FAILED = 255
-"""OpenSSH's own exit code; any other is the remote command's."""
+"""OpenSSH's own exit code, or the remote command's when a signal ended it; then ssh says nothing."""
+
+AGENT_FAILED = range(61, 67)
+"""The exit codes of the agent's own errors: it is there and runs, and says what is in the way."""
+
+
+PROVISIONED: Final = "env/current"
+"""Below the agent's home: a link to the interpreter and packages that `provision` put there."""
 
 
 class SshBoard:
-    """An agent in `home` on the board, run by the board's `python`."""
+    """An agent in `home` on the board.
+
+    It is run by `python`; None means the provisioned interpreter, or else the board's `python3`:
+    the far shell looks, so that this costs no round trip and no record here can go stale.
+    """
 
     def __init__(
-        self, target: SshTarget, *, home: str, python: str, extra: tuple[str, ...] = ()
+        self,
+        target: SshTarget,
+        *,
+        home: str,
+        python: str | None = None,
+        extra: tuple[str, ...] = (),
     ) -> None:
         self._target = target
         self._home = home
@@ -46,18 +62,14 @@ class SshBoard:
         try:
             link = self._dial(bundle)
         except DialFailed as failed:
-            refused = (
-                explain(failed.stderr, self._target) if failed.exit_code == SSH_FAILED else None
-            )
-            if refused is not None:
-                raise refused from failed
+            self._raise_unless_absent(failed)
             self._deploy(bundle)
             try:
                 link = self._dial(bundle)
             except DialFailed as exc:
+                self._raise_unless_absent(exc)
                 raise AgentDied(
-                    f"{self.name}: the agent was deployed but did not start "
-                    f"(exit code {exc.exit_code}): {exc.stderr or 'it said nothing'}"
+                    f"{self.name}: the agent was deployed but did not start ({exc})"
                 ) from exc
         session = Session(self.name, link)
         try:
@@ -67,15 +79,35 @@ class SshBoard:
             raise
         return session
 
+    def _raise_unless_absent(self, failed: DialFailed) -> None:
+        """Raise what ssh or the agent itself said; anything else may mean: no agent there yet."""
+        if failed.exit_code == SSH_FAILED and failed.stderr:
+            raise explain(failed.stderr, self._target) or BoardUnreachable(
+                f"ssh could not reach it: {failed.stderr}", self.name
+            ) from failed
+        if failed.exit_code in AGENT_FAILED:
+            raise AgentDied(f"the agent did not start: {failed.stderr}", self.name) from failed
+
     def _agent(self, bundle: Bundle, words: str) -> str:
         """A command line for the board's shell that runs the bundle, isolated (-I)."""
         directory = remote_path(f"{self._home}/bundles/{bundle.directory_name}")
-        return f"exec {remote_path(self._python)} -I {directory} {words}"
+        if self._python is not None:
+            return f"exec {remote_path(self._python)} -I {directory} {words}"
+        # The link is followed here: a daemon keeps the version that it was started with.
+        current = remote_path(f"{self._home}/{PROVISIONED}")
+        script = (
+            f'python="$(readlink -f {current})/bin/python3"; test -x "$python" || python=python3; '
+            f'exec "$python" -I {directory} {words}'
+        )
+        return f"exec sh -c {shlex.quote(script)}"
 
     def _dial(self, bundle: Bundle) -> ProcessLink:
         words = " ".join(["dial --home", remote_path(self._home), *map(remote_path, self._extra)])
         argv = self._target.argv(self._agent(bundle, words))
-        return ProcessLink.dial(argv, self.name, DIAL_TIMEOUT_S)
+        try:
+            return ProcessLink.dial(argv, self.name, DIAL_TIMEOUT_S)
+        except OSError as exc:
+            raise BoardUnreachable(f"cannot run ssh here: {exc.strerror}", self.name) from exc
 
     def _deploy(self, bundle: Bundle) -> None:
         """Install the bundle and ask its probe what the board's Python lacks."""
@@ -89,24 +121,27 @@ class SshBoard:
             raise problem
 
 
-def _read_probe(stdout: str, stderr: str, board: str, python: str) -> BenchError | None:
+def _read_probe(stdout: str, stderr: str, board: str, python: str | None) -> BenchError | None:
     """What the probe's report says is in the way, or None."""
-    lines = [line for line in stdout.splitlines() if line.startswith("{")]
-    try:
-        report = json.loads(lines[-1]) if lines else None
-    except ValueError:
-        report = None
-    if not isinstance(report, dict):
+    fix = (
+        f"`orchestrator boards provision {board}` puts all of it there"
+        if python is None
+        else "install agent/requirements.lock for it, or take `python:` out of the inventory and "
+        f"let `orchestrator boards provision {board}` put all of it there"
+    )
+    python = python or "its Python"
+    report = probe_report(stdout)
+    if report is None:
         said = stderr.strip() or "it said nothing"
         return PackagesMissing(
-            f"{board}: {python} cannot run the agent ({said}); set `python:` in the inventory to "
-            f"a 64-bit Python 3.11 or newer on the board"
+            f"{board}: {python} cannot run the agent ({said}), which needs a 64-bit Python 3.11 or "
+            f"newer and a few packages; {fix}"
         )
     missing = report.get("missing") or {}
     if missing:
         listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
         return PackagesMissing(
             f"{board}: {python} (Python {report.get('python')}) lacks what the agent needs: "
-            f"{listed}. Install agent/requirements.lock there, or set `python:` in the inventory"
+            f"{listed}; {fix}"
         )
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from agent import wire
 from orchestrator.errors import PackagesMissing
 
@@ -16,7 +19,17 @@ def require_packages(hello: wire.Hello, board: str) -> wire.Hello:
     if missing:
         raise PackagesMissing(
             f"{board}: Python {hello.fingerprint.python} on the board lacks {', '.join(missing)}; "
-            f"install agent/requirements.lock there, or set `python:` in the inventory to an "
-            f"interpreter that has them"
+            f"`orchestrator boards provision {board}` puts them there (an interpreter that the "
+            f"inventory names with `python:` is yours to equip, with agent/requirements.lock)"
         )
     return hello
+
+
+def probe_report(stdout: str) -> dict[str, Any] | None:
+    """The line of JSON that `agent probe` printed, after whatever a login script printed."""
+    lines = [line for line in stdout.splitlines() if line.startswith("{")]
+    try:
+        report = json.loads(lines[-1]) if lines else None
+    except (ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) else None

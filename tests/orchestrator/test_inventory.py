@@ -57,7 +57,7 @@ def test_boards_keep_what_the_file_says_and_get_defaults(tmp_path: Path) -> None
     assert boards["pi5"] == inventory.BoardEntry(
         name="pi5", kind="ssh", address="192.168.1.50", user="pi", labels=("lab", "new")
     )
-    assert boards["pi5"].python == "python3"
+    assert boards["pi5"].python is None
     assert boards["pi5"].home == "~/.orchestrator"
     assert boards["pi5"].target == "192.168.1.50"
     assert boards["pi3b"].target == "attic"

@@ -1,0 +1,80 @@
+"""`orchestrator boards check`: whether boards answer, and what they are."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.commands import inventory_option
+from orchestrator.commands.boards import opened
+
+if TYPE_CHECKING:
+    from orchestrator.census import Answer
+
+_MEBIBYTE = 1 << 20
+
+
+@click.command("check")
+@click.argument("boards", default="all")
+@inventory_option
+def command(boards: str, inventory: Path | None) -> None:
+    """Contact BOARDS (default: all) and show what each of them is.
+
+    The agent is installed where it is missing. The exit code is that of the failures' class.
+    """
+    from orchestrator import census, tables  # noqa: PLC0415 - keeps --help fast
+    from orchestrator import inventory as inventories  # noqa: PLC0415 - keeps --help fast
+    from orchestrator.boards.registry import make_board  # noqa: PLC0415 - keeps --help fast
+    from orchestrator.errors import RunIncomplete  # noqa: PLC0415 - keeps --help fast
+    from orchestrator.tables import Column  # noqa: PLC0415 - keeps --help fast
+    from orchestrator.text import printable  # noqa: PLC0415 - keeps --help fast
+
+    place, known = opened(inventory)
+    entries = inventories.select(known, boards)
+    answers = census.ask(
+        [make_board(entry, known, place) for entry in entries], socket.gethostname()
+    )
+    columns = [
+        Column("board"),
+        Column("state"),
+        Column("what it is"),
+        Column("instruction set", spare=1),
+        Column("cores", figures=True),
+        Column("free MiB", figures=True),
+        Column("°C", figures=True),
+        Column("Python", spare=3),
+        Column("onnxruntime", spare=2),
+    ]
+    tables.show(tables.console(), columns, [_row(answer) for answer in answers])
+    errors = [answer.error for answer in answers if answer.error is not None]
+    for answer in answers:
+        if answer.hello is not None and answer.hello.fingerprint.emulated:
+            click.echo(f"{answer.board}: emulated; its times are no speeds")
+    if errors:
+        words = "\n".join(printable(str(error)) for error in errors)
+        kinds = {type(error) for error in errors}
+        raise (kinds.pop() if len(kinds) == 1 else RunIncomplete)(words)
+
+
+def _row(answer: Answer) -> list[str]:
+    from orchestrator.text import printable  # noqa: PLC0415 - keeps --help fast
+
+    if answer.hello is None:
+        return [answer.board, "FAILED", type(answer.error).__name__, *["-"] * 6]
+    found, now = answer.hello.fingerprint, answer.hello.reading
+    free = now.memory_available_bytes
+    held = answer.hello.lease
+    return [
+        answer.board,
+        "ready" if held is None else f"leased by {printable(held.holder)}",
+        printable(found.board_model or found.cpu_model or found.machine),
+        found.isa,
+        str(found.cpu_count),
+        "-" if free is None else str(free // _MEBIBYTE),
+        "-" if now.temp_c is None else f"{now.temp_c:.1f}",
+        printable(found.python),
+        printable(found.packages.get("onnxruntime", "-")),
+    ]
