@@ -46,6 +46,7 @@ class SshTarget:
             "ControlPath": "none",
             "ClearAllForwardings": "yes",
             "PermitLocalCommand": "no",
+            "RemoteCommand": "none",
             "LogLevel": "ERROR",
         }
         argv = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
@@ -73,6 +74,8 @@ def remote_path(path: str) -> str:
 
 _UNREACHABLE = (
     ("could not resolve", "the name cannot be resolved; check `address:` in the inventory"),
+    ("not known", "the name cannot be resolved; check `address:` in the inventory"),
+    ("unable to negotiate", "ssh and the board have no algorithm in common; update the board"),
     ("connection refused", "nothing listens there; is sshd running, is `port:` right?"),
     ("no route to host", "there is no route; is the board on this network?"),
     ("network is unreachable", "this host has no route to that network"),
@@ -87,20 +90,30 @@ _UNREACHABLE = (
 
 def explain(stderr: str, target: SshTarget) -> BenchError | None:
     """The error that OpenSSH's own words stand for; None when the words are not ssh's."""
-    words = stderr.lower()
-    if "host key verification failed" in words or "no matching host key" in words:
-        changed = "identification has changed" in words
-        reason = (
-            "its host key is not the one recorded (another board, a new card, or an attack)"
-            if changed
-            else "its host key is not recorded yet"
-        )
-        return HostKeyRejected(
-            f"{target.name}: {reason}; compare and record it with "
-            f"`orchestrator boards trust {target.name}`"
-        )
+    if "host key verification failed" in stderr.lower():
+        return _rejected(stderr.lower(), target)
     for sign, advice in _UNREACHABLE:
-        if sign in words:
-            last = stderr.strip().splitlines()[-1]
-            return BoardUnreachable(f"{target.name} ({target.address}): {advice} [ssh: {last}]")
+        said = [line.strip() for line in stderr.splitlines() if sign in line.lower()]
+        if said:
+            return BoardUnreachable(f"{target.name} ({target.address}): {advice} [ssh: {said[0]}]")
     return None
+
+
+def _rejected(words: str, target: SshTarget) -> HostKeyRejected:
+    """Whose key was refused: behind a jump host that fails, ssh's own exchange is cut as well."""
+    changed = "identification has changed" in words
+    reason = (
+        "host key is not the one recorded (another machine, a new card, or an attack)"
+        if changed
+        else "host key is not recorded yet"
+    )
+    if "kex_exchange_identification" in words or "closed by unknown" in words:
+        jump = target.jump or "of your ssh configuration"
+        return HostKeyRejected(
+            f"{target.name}: the jump host {jump}: its {reason}; log in there once with ssh itself "
+            f"and compare the key it shows"
+        )
+    return HostKeyRejected(
+        f"{target.name}: its {reason}; compare and record it with "
+        f"`orchestrator boards trust {target.name}`"
+    )
