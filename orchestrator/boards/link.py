@@ -57,7 +57,7 @@ class DialFailed(Exception):
     """The dialling process ended before it reached an agent; its own words are the message."""
 
     def __init__(self, exit_code: int | None, stderr: str) -> None:
-        super().__init__(stderr)
+        super().__init__(f"exit code {exit_code}: {stderr or 'it said nothing'}")
         self.exit_code = exit_code
         self.stderr = stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from orchestrator.boards.base import Session
 from orchestrator.boards.link import DialFailed, ProcessLink
 from orchestrator.boards.welcome import require_packages
 from orchestrator.deploy import Bundle
-from orchestrator.errors import AgentDied, PackagesMissing
+from orchestrator.errors import AgentDied, BoardDiskFull, BoardFailure, PackagesMissing
 
 DIAL_TIMEOUT_S = 20.0
 
@@ -31,8 +32,7 @@ class LocalBoard:
 
     def connect(self) -> Session:
         """Install the agent's bundle if it is not there, start it, and shake hands."""
-        bundle = Bundle.of_this_version()
-        directory = bundle.install(self._home)
+        directory = self._install()
         argv = [
             self._python, "-I", str(directory), "dial", "--home", str(self._home), *self._extra,
         ]  # fmt: skip
@@ -50,6 +50,17 @@ class LocalBoard:
             raise
         return session
 
+    def _install(self) -> Path:
+        try:
+            return Bundle.of_this_version().install(self._home)
+        except OSError as exc:
+            kind = BoardDiskFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else BoardFailure
+            raise kind(
+                f"cannot put the agent into {self._home}: {exc.strerror}; make room there, or set "
+                f"`home:` in the inventory",
+                self._name,
+            ) from exc
+
     def _explain(self, directory: Path, failed: DialFailed) -> wire.BenchError:
         missing = [line for line in failed.stderr.splitlines() if "ModuleNotFoundError" in line]
         if missing:
@@ -57,7 +68,4 @@ class LocalBoard:
                 f"{self._name}: {self._python} lacks what the agent needs ({missing[-1].strip()}); "
                 f"install agent/requirements.lock for it, or set `python:` in the inventory"
             )
-        return AgentDied(
-            f"{self._name}: the agent did not start from {directory} "
-            f"(exit code {failed.exit_code}): {failed.stderr or 'it said nothing'}"
-        )
+        return AgentDied(f"{self._name}: the agent did not start from {directory} ({failed})")
