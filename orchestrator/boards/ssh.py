@@ -18,7 +18,7 @@ DIAL_TIMEOUT_S = 45.0
 """A 3B+ takes seconds to start an interpreter; a sleeping card longer."""
 
 SSH_FAILED = 255
-"""OpenSSH's own exit code, or the remote command's when a signal ended it; then ssh says nothing."""
+"""OpenSSH's own exit code; it has no words where a signal ended the remote command."""
 
 AGENT_FAILED = range(61, 67)
 """The exit codes of the agent's own errors: it is there and runs, and says what is in the way."""
