@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -182,10 +182,10 @@ def create_schema(connection: Connection) -> None:
     """Create tables and views, and note the version, in the caller's transaction."""
     Base.metadata.create_all(connection)
     for view in VIEWS:
-        connection.exec_driver_sql(view.create_sql())
+        connection.execute(text(view.create_sql()))
     connection.execute(
         insert(SchemaInfo).values(
-            only=1,
+            id=1,
             version=SCHEMA_VERSION,
             software_version=software_version(),
             created_utc=utc_text(datetime.now(UTC)),

@@ -30,11 +30,11 @@ class SchemaInfo(Base):
 
     __tablename__ = "schema_info"
     __table_args__ = options(
-        CheckConstraint("only = 1", name="only_one_row"),
+        CheckConstraint("id = 1", name="one_row"),
         comment="One row: which version of this schema the database has.",
     )
 
-    only: Mapped[Small] = mapped_column(primary_key=True, comment="always 1")
+    id: Mapped[Small] = mapped_column(primary_key=True, autoincrement=False, comment="always 1")
     version: Mapped[Small] = about("version of the schema")
     software_version: Mapped[Str] = about("version of the software that created the database")
     created_utc: Mapped[Str] = about("when the database was created")

@@ -102,7 +102,7 @@ def _table(table: Table) -> str:
 
 def _column(column: Column[object]) -> tuple[str, ...]:
     keys = ["primary"] if column.primary_key else []
-    keys += [f"`{key.target_fullname}`" for key in column.foreign_keys]
+    keys += sorted(f"`{key.target_fullname}`" for key in column.foreign_keys)
     kind = column.type.compile(_DIALECT)
     null = "may be" if column.nullable else ""
     return (f"`{column.name}`", kind, null, ", ".join(keys), column.comment or "")

@@ -49,3 +49,7 @@ def store(ready_template: Path, path: Path) -> Iterator[Store]:
     shutil.copy(ready_template, path)
     with Store.open(path, create=False) as opened:
         yield opened
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "postgres: needs PostgreSQL's own programs")
