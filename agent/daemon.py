@@ -42,7 +42,7 @@ RETIRE_SIGNAL: Final = signal.SIGUSR1
 """Asks a daemon to make room for one of another version; it does if it is not in use."""
 
 _TICK_S: Final = 0.5
-_RETIRE_PATIENCE_S: Final = 5.0
+_RETIRE_PATIENCE_S: Final = 3.0
 _TIMEVAL: Final = struct.Struct("@ll")
 _UCRED: Final = struct.Struct("3i")
 

@@ -29,6 +29,9 @@ START_TIMEOUT_S: Final = 30.0
 LINGER_S: Final = 10.0
 """How long the agent may take to finish its last answer after the host has hung up."""
 
+FAREWELL_S: Final = 0.5
+"""An agent that was told to close does so a moment before the host's own hang-up arrives."""
+
 BUFFER_BYTES: Final = 1 << 20
 LOG_LIMIT_BYTES: Final = 1 << 20
 _LOG_TAIL_BYTES: Final = 4096
@@ -55,7 +58,7 @@ def dial(
     threading.Thread(target=_send, args=(stdin, sock, hung_up), daemon=True).start()
     with contextlib.suppress(OSError):  # either side is gone: that is how it ends
         _copy(sock.recv_into, lambda data: _write_all(stdout, data))
-    if not hung_up.is_set():
+    if not hung_up.wait(FAREWELL_S):
         raise AgentUnavailable(f"the agent ended the connection; see {home.log}")
 
 
