@@ -30,7 +30,9 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
     │   ├── TransferFailed 47
     │   ├── LeaseLost 49
     │   ├── BoardBusy 51
-    │   └── WorkerKilled 52
+    │   ├── WorkerKilled 52
+    │   └── BoardUnfit 53
+    ├── WheelsMissing 54                packages for a board cannot be had
     ├── RunIncomplete 50                several boards failed, for different reasons
     ├── Interrupted 130                 Ctrl-C
     ├── ModelsError 20                  (models.errors)
@@ -175,6 +177,18 @@ class WorkerKilled(BoardFailure):
     """A signal ended the worker process; the message names it."""
 
     exit_code = 52
+
+
+class BoardUnfit(BoardFailure):
+    """The board can never measure as it is; the message has the reason and the way out."""
+
+    exit_code = 53
+
+
+class WheelsMissing(BenchError):
+    """The packages that a board needs cannot be had for its Python, or not from here."""
+
+    exit_code = 54
 
 
 class RunIncomplete(BenchError):
