@@ -16,6 +16,7 @@ from models.spec import ModelSpec
 from models.store import Artifact, ArtifactStore
 from orchestrator.execute import Assignment, Work
 from orchestrator.gate import Gate
+from orchestrator.past import Past
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.prepare import TIMED_IMAGES, Prepared
 from orchestrator.transfer import File
@@ -69,25 +70,40 @@ def build_all(
 
 
 def assign(
-    plan: Plan, prepared: Prepared, isas: Mapping[str, str], built: Built
+    plan: Plan, prepared: Prepared, prints: Mapping[str, wire.Fingerprint], built: Built, past: Past
 ) -> dict[str, Assignment]:
-    """Each board's assignment, in the plan's order; a pure function."""
+    """Each board's assignment, in the plan's order, less what is finished; a pure function."""
     cooldown = prepared.experiment.cooldown
     gate = None if cooldown is None else Gate(cooldown.max_temp_c, cooldown.timeout_s)
     assignments = {}
     for board, trials in plan.boards.items():
         work, impossible = [], []
         for trial in trials:
-            variant = built[trial.model, trial.recipe, isas[board]]
-            if isinstance(variant, wire.BenchError):
-                impossible.append((trial, str(variant)))
+            if (board, trial.trial_id) in past.finished:
+                continue
+            key = (trial.model, trial.recipe, prints[board].isa)
+            variant = built[key]
+            reason = past.other_board(board, prints[board]) or _obstacle(key, variant, past)
+            if reason is not None or isinstance(variant, wire.BenchError):
+                impossible.append((trial, reason or str(variant)))
             else:
-                work.append(_work(plan, prepared, trial, variant))
+                before = past.attempts.get((board, trial.trial_id), 0)
+                work.append(_work(plan, prepared, trial, variant, before + 1))
         assignments[board] = Assignment(tuple(work), tuple(impossible), gate)
     return assignments
 
 
-def _work(plan: Plan, prepared: Prepared, trial: PlannedTrial, variant: BuiltVariant) -> Work:
+def _obstacle(
+    key: tuple[str, str, str], variant: BuiltVariant | wire.BenchError, past: Past
+) -> str | None:
+    if isinstance(variant, wire.BenchError):
+        return str(variant)
+    return past.other_artifact(key, variant.artifact.sha256)
+
+
+def _work(
+    plan: Plan, prepared: Prepared, trial: PlannedTrial, variant: BuiltVariant, first_attempt: int
+) -> Work:
     artifact, scored = variant.artifact, prepared.scored
     files = [File(artifact.sha256, artifact.size_bytes, artifact.path)]
     prep = variant.model.prep
@@ -111,7 +127,7 @@ def _work(plan: Plan, prepared: Prepared, trial: PlannedTrial, variant: BuiltVar
         deadline_ns=trial.deadline_ns,
         evaluation=evaluation,
     )
-    return Work(trial, spec, tuple(files))
+    return Work(trial, spec, tuple(files), first_attempt)
 
 
 def _evaluation(

@@ -23,7 +23,7 @@ from orchestrator.errors import RunIncomplete, unknown_name
 from orchestrator.inventory import Isa
 from orchestrator.invocation import Asked, opened_if_there
 from orchestrator.prepare import Prepared, resolve
-from orchestrator.record import EVALUATOR, artifact_record
+from orchestrator.record import EVALUATOR, artifact_record, set_name
 from orchestrator.runner import run_record
 from orchestrator.score import class_map, detections_by_image
 from orchestrator.tables import NONE, Column
@@ -113,7 +113,7 @@ def _score_one(variant: BuiltVariant, whole: DetectionSet) -> evaluate.Scores:
 
 def _evaluation(whole: DetectionSet, split: str, scores: evaluate.Scores) -> EvaluationRecord:
     return EvaluationRecord(
-        set_name=whole.name,
+        set_name=set_name(whole.name, split),
         split=split,
         images=scores.images,
         subset_seed=None,

@@ -60,6 +60,8 @@ class Work:
     trial: PlannedTrial
     spec: wire.TrialSpec
     files: tuple[File, ...]
+    first_attempt: int = 1
+    """Above 1 where an earlier part of the run stored attempts that did not finish."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class BoardRun:
     def _measure(self, work: Work, gate_: gate.Gate | None) -> None:
         """Measure one trial, once more if it was cut short; every attempt is stored."""
         reason = "it failed before"
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(work.first_attempt, work.first_attempt + MAX_ATTEMPTS):
             spec = msgspec.structs.replace(
                 work.spec, trial_id=attempt_id(work.trial.trial_id, attempt)
             )

@@ -106,7 +106,7 @@ def notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
 def _accuracy_notes(rows: Sequence[LeaderboardRow]) -> list[str]:
     sets = sorted(
         {
-            (row.eval_images, row.eval_set, row.eval_place)
+            (row.eval_images, f"{row.eval_set}/{row.eval_split}", row.eval_place)
             for row in rows
             if row.eval_set is not None
         },

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from models.store import ArtifactStore
-from orchestrator import dryrun, final, tables
+from orchestrator import dryrun, final, past, tables
 from orchestrator import experiment as experiments
 from orchestrator import inventory as inventories
 from orchestrator import workspace as workspaces
@@ -22,6 +22,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.dashboard import Display
 from orchestrator.experiment import Experiment
 from orchestrator.inventory import BoardEntry, Inventory
+from orchestrator.past import Past
 from orchestrator.plan import RunRequest
 from orchestrator.prepare import resolve as resolve_names
 from orchestrator.progress import RunProgress
@@ -46,6 +47,8 @@ class Asked:
     entries: tuple[BoardEntry, ...]
     location: str | Path
     """The database."""
+    resumed: bool = False
+    """True where the request is that of a stored run."""
 
 
 def resolve(
@@ -64,6 +67,21 @@ def resolve(
     entries = () if boards is None else inventories.select(known, boards)
     request = _request(boards or "", experiment, given)
     return Asked(request, _experiment(request, known, place), known, place, entries, location)
+
+
+def recall(
+    run_id: str | None, boards: str | None, location: str | Path, inventory: Path | None
+) -> Asked:
+    """What a stored run asked for, to go on with it; `boards` keeps some of its boards.
+
+    Raises UnknownRun, ExperimentError, UnknownName (a board has left the inventory).
+    """
+    place = workspaces.find(Path.cwd(), inventory)
+    known = inventories.load(place.inventory)
+    with Store.open(location, create=False, read_only=True) as store:
+        request, experiment = past.request_of(store, past.find_run(store, run_id).run_id)
+    entries = inventories.select(known, boards or request.boards)
+    return Asked(request, experiment, known, place, entries, location, resumed=True)
 
 
 def _request(boards: str, experiment: str | None, given: Mapping[str, Any]) -> RunRequest:
@@ -111,7 +129,9 @@ def measure(asked: Asked, *, as_json: bool, plain: bool) -> Report:
     display = Display(progress, screen, live=live)
     with Store.open(asked.location, create=True) as store:
         with display.shown(_title(asked)):
-            report = Run(_job(asked, display), store, display, SystemClock()).go()
+            before = past.recall(store, asked.request.run_id) if asked.resumed else None
+            job = _job(asked, display, before)
+            report = Run(job, store, display, SystemClock()).go()
         _print(report, store, asked.experiment.baseline, as_json=as_json)
     return report
 
@@ -121,7 +141,7 @@ def _title(asked: Asked) -> str:
     return f"{chosen.name} · {chosen.profile.name} · run {asked.request.run_id}"
 
 
-def _job(asked: Asked, display: Display) -> Job:
+def _job(asked: Asked, display: Display, before: Past | None) -> Job:
     place = asked.workspace
     return Job(
         request=asked.request,
@@ -130,6 +150,7 @@ def _job(asked: Asked, display: Display) -> Job:
         entries=asked.entries,
         boards=[make_board(entry, asked.inventory, place) for entry in asked.entries],
         artifacts=place.models,
+        past=before,
     )
 
 
@@ -148,8 +169,8 @@ def show_plan(asked: Asked) -> None:
     display = Display(RunProgress.of([]), screen, live=False)
     prepared = resolve_names(asked.experiment, asked.workspace, display.note)
     with opened_if_there(asked.location) as store:
-        past = dryrun.recall(store, asked.entries, [m.name for m in asked.experiment.models])
-    foreseen = dryrun.foresee(asked.request, asked.experiment, asked.entries, past)
+        seen = dryrun.recall(store, asked.entries, [m.name for m in asked.experiment.models])
+    foreseen = dryrun.foresee(asked.request, asked.experiment, asked.entries, seen)
     dryrun.show(tables.console(), foreseen, prepared, ArtifactStore(asked.workspace.models))
 
 

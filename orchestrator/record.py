@@ -87,7 +87,7 @@ class Recorder:
         scores = evaluate.score(subset, detections_by_image(event.detections, classes))
         whole = scores.images == scored.total_images
         return EvaluationRecord(
-            set_name=scored.subset.name,
+            set_name=set_name(scored.subset.name, scored.spec.split),
             split=scored.spec.split,
             images=scores.images,
             subset_seed=None if whole else scored.seed,
@@ -98,6 +98,11 @@ class Recorder:
             evaluator_version=metadata.version(EVALUATOR),
             per_class=scores.per_class,
         )
+
+
+def set_name(name: str, split: str) -> str:
+    """The data set's name without the split, which is stored beside it."""
+    return name.removesuffix(f"/{split}")
 
 
 def artifact_record(key: tuple[str, str, str], variant: BuiltVariant) -> ArtifactRecord:

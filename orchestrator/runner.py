@@ -26,10 +26,11 @@ from orchestrator.clock import Clock
 from orchestrator.conduct import Ending, conduct
 from orchestrator.dashboard import Display
 from orchestrator.errors import Interrupted, RunIncomplete, from_failure
-from orchestrator.events import BoardConnected, Event, TrialEnded
+from orchestrator.events import BoardConnected, Event, TrialEnded, TrialSkipped
 from orchestrator.execute import Assignment
 from orchestrator.experiment import Experiment
 from orchestrator.inventory import BoardEntry
+from orchestrator.past import Past
 from orchestrator.plan import RunRequest, facts_of, make_plan
 from orchestrator.prepare import Prepared
 from orchestrator.record import Recorder, host_facts
@@ -48,6 +49,8 @@ class Job:
     entries: Sequence[BoardEntry]
     boards: Sequence[Board]
     artifacts: Path
+    past: Past | None = None
+    """What is stored already, where a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ class Run:
     def go(self) -> Report:
         """Measure and store; raises only what makes the whole run impossible."""
         request = self._job.request
-        self._store.record_run(run_record(request, self._job.experiment, self._clock.utc()))
+        if self._job.past is None:
+            self._store.record_run(run_record(request, self._job.experiment, self._clock.utc()))
+        else:
+            self._store.resume_run(request.run_id)
         state: EndOfRun = "failed"
         try:
             ending = conduct(
@@ -124,22 +130,36 @@ class Run:
         entries = {entry.name: entry for entry in self._job.entries}
         facts = {name: facts_of(found, entries[name]) for name, found in prints.items()}
         plan = make_plan(self._job.request, self._job.experiment, facts)
-        isas = {name: found.isa for name, found in prints.items()}
         self._display.progress.stage = "building"
         artifacts = ArtifactStore(self._job.artifacts)
-        built = build_all(self._job.prepared, list(isas.values()), artifacts, self._display.note)
+        built = build_all(
+            self._job.prepared,
+            [found.isa for found in prints.values()],
+            artifacts,
+            self._display.note,
+        )
         self._recorder.built(built)
         for (model, recipe, isa), variant in built.items():
             if isinstance(variant, wire.BenchError):
                 self._errors[f"{model}/{recipe}/{isa}"] = variant
-        self._display.progress.plan({name: len(trials) for name, trials in plan.boards.items()})
-        return assign(plan, self._job.prepared, isas, built)
+        past = self._job.past or Past()
+        assignments = assign(plan, self._job.prepared, prints, built, past)
+        self._display.progress.plan(
+            {name: len(todo.work) + len(todo.impossible) for name, todo in assignments.items()}
+        )
+        return assignments
 
     def _hear(self, event: Event) -> None:
         self._recorder.hear(event)
         self._display.hear(event)
         if isinstance(event, TrialEnded) and event.outcome.state == "failed":
             self._failed(event)
+        elif isinstance(event, TrialSkipped):
+            variant = f"{event.trial.model}/{event.trial.recipe}"
+            if not any(variant in key for key in self._errors):
+                self._errors[f"{event.board}:{variant}"] = RunIncomplete(
+                    f"{event.board}: {variant}: {event.reason}"
+                )
 
     def _failed(self, event: TrialEnded) -> None:
         """Keep one error for each board and variant; the later blocks are skipped anyway."""

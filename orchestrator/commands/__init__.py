@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from orchestrator import workspace
-
-if TYPE_CHECKING:
-    from results.queries import RunRow
-    from results.store import Store
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -56,30 +52,3 @@ def database_file(db: str | None, inventory: Path | None) -> Path:
             param_hint="'--db'",
         )
     return location
-
-
-def find_run(store: Store, run_id: str | None) -> RunRow:
-    """The run of that id, or the only one that begins so, or the latest; raises UnknownRun."""
-    from orchestrator.errors import nearest  # noqa: PLC0415 - --help does without them
-    from results.errors import UnknownRun  # noqa: PLC0415 - as above
-    from results.queries import runs  # noqa: PLC0415 - as above
-
-    found = runs(store)
-    if not found:
-        raise UnknownRun("no run is stored yet; `orchestrator run` makes one")
-    if run_id is None:
-        return found[0]
-    exact = [run for run in found if run.run_id == run_id]
-    matches = exact or [run for run in found if run.run_id.startswith(run_id)]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise UnknownRun(f"{len(matches)} runs begin with '{run_id}': {_some(matches)}")
-    near = nearest(run_id, [run.run_id for run in found])
-    guess = f"; did you mean '{near}'?" if near else ""
-    raise UnknownRun(f"no run '{run_id}'{guess} (newest: {_some(found)})")
-
-
-def _some(found: Sequence[RunRow]) -> str:
-    ids = [run.run_id for run in found[:5]]
-    return ", ".join(ids) + (", …" if len(found) > len(ids) else "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.commands import database_location, db_option, find_run, inventory_option
+from orchestrator.commands import database_location, db_option, inventory_option
 from orchestrator.text import printable
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def _compare_two(
 
 def _of_run(store: Store, selector: Selector, run_id: str | None) -> Selector:
     """The selector with its run in full: its own, else that of `--run`."""
+    from orchestrator.past import find_run  # noqa: PLC0415 - sqlalchemy is slow
+
     return replace(selector, run=find_run(store, selector.run or run_id).run_id)
 
 
@@ -111,6 +113,8 @@ def _compare_all(
     *,
     as_json: bool,
 ) -> None:
+    from orchestrator.past import find_run  # noqa: PLC0415 - sqlalchemy is slow
+
     run = find_run(store, run_id).run_id
     compared = list(_against_baseline(store, run, baseline, board, across))
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from orchestrator.commands import database_location, db_option, find_run, inventory_option
+from orchestrator.commands import database_location, db_option, inventory_option
 from orchestrator.text import printable
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def show(location: str | Path, run_id: str | None) -> None:
     RUN is a run's id, or the beginning of one as long as only one run begins so.
     """
     from orchestrator import final, tables  # noqa: PLC0415 - --help does without rich
+    from orchestrator.past import find_run  # noqa: PLC0415 - sqlalchemy is slow
     from results.queries import BASELINE, leaderboard  # noqa: PLC0415 - sqlalchemy is slow
     from results.store import Store  # noqa: PLC0415 - as above
 

@@ -197,3 +197,35 @@ def test_malformed_inventory(place: Desk) -> None:
     assert "inventory.yaml" in result.stderr
     assert "address" in result.stderr
     assert ":3" in result.stderr or "line 3" in result.stderr
+
+
+def test_resume_completes_a_run(place: Desk) -> None:
+    """A run whose host was killed is completed: stored trials stay, missing ones are measured."""
+    process = begin(place, blocks=3, seconds=2)
+    place.await_rows("SELECT 1 FROM trials WHERE state = 'finished'")
+    place.await_process("worker")
+    process.kill()
+    process.communicate()
+    (before,) = place.rows("SELECT trial_id, ended_utc FROM trials")
+    result = place.run("resume", "--plain")
+    assert result.returncode == 0, result.stderr
+    trials = place.rows("SELECT trial_id, state, ended_utc FROM trials ORDER BY trial_no")
+    assert [trial["state"] for trial in trials] == ["finished"] * 3
+    assert len({trial["trial_id"] for trial in trials}) == 3
+    assert trials[0]["ended_utc"] == before["ended_utc"]
+    assert [row["state"] for row in place.rows("SELECT state FROM runs")] == ["finished"]
+    refused = place.run("resume")
+    assert refused.returncode == 44
+    assert "has finished" in refused.stderr
+
+
+def test_resume_refuses_another_model(place: Desk) -> None:
+    """A run is not completed with a model that has changed since it began."""
+    process = begin(place, blocks=2, seconds=3)
+    place.await_rows("SELECT 1 FROM trials WHERE state = 'finished'")
+    process.kill()
+    process.communicate()
+    tiny_model(place.root / "tiny.onnx", size=16)
+    result = place.run("resume", "--plain")
+    assert result.returncode == 50, result.stderr
+    assert "has changed" in result.stderr
