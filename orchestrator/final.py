@@ -41,7 +41,12 @@ def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
         Column("ratio", figures=True),
         Column("95 % interval", figures=True, spare=1),
     ]
-    tables.show(out, columns, [_cells(row, several=several, baseline=baseline) for row in rows])
+    cells = [_cells(row, several=several, baseline=baseline) for row in rows]
+    shown = tables.show(out, columns, cells)
+    if len(shown) < len(columns):
+        known = [f"{row[0]} {row[1]} {row[-1]}" for row in cells if row[-1] != NONE]
+        if known:
+            out.print(Text(f"95 % intervals of the ratio: {'; '.join(known)}"), soft_wrap=True)
     for note in notes(rows, baseline):
         out.print(Text(note, style="dim"), soft_wrap=True)
 

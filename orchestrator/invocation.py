@@ -155,7 +155,7 @@ def _job(asked: Asked, display: Display, before: Past | None) -> Job:
 
 
 def _print(report: Report, store: Store, baseline: str, *, as_json: bool) -> None:
-    rows = leaderboard(store, report.run_id)
+    rows = leaderboard(store, report.run_id, baseline)
     if as_json:
         click.echo(final.as_json(rows, report))
     elif rows:

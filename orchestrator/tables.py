@@ -55,8 +55,8 @@ def console(file: TextIO | None = None) -> Console:
     return made
 
 
-def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose cells stand in the order of `columns`.
+def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """Print a table whose cells stand in the order of `columns`; returns the columns shown.
 
     Where it is too wide, columns first move together, then those to spare are left out.
     """

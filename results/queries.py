@@ -104,8 +104,10 @@ def latest_run(store: Store) -> str:
     return newest[0].run_id
 
 
-def leaderboard(store: Store, run_id: str) -> list[LeaderboardRow]:
+def leaderboard(store: Store, run_id: str, baseline: str = BASELINE) -> list[LeaderboardRow]:
     """The final table of a run: by model, scenario and board, the fastest first.
+
+    Ratios are to the variant `baseline`.
 
     Raises UnknownRun. A run without a stored trial has an empty table.
     """
@@ -113,7 +115,7 @@ def leaderboard(store: Store, run_id: str) -> list[LeaderboardRow]:
         raise UnknownRun(f"run {run_id!r} is not in {store.shown}; `orchestrator runs` lists them")
     rows = store.rows("SELECT * FROM v_leaderboard WHERE run_id = :run_id", run_id=run_id)
     blocks = _blocks(store, run_id)
-    table = [_row(row, blocks) for row in rows]
+    table = [_row(row, blocks, baseline) for row in rows]
     return sorted(table, key=_order)
 
 
@@ -141,11 +143,13 @@ def _group(row: Mapping[str, Any]) -> _Group:
     return tuple(row[name] for name in names)
 
 
-def _row(row: Mapping[str, Any], blocks: Mapping[_Group, Mapping[int, float]]) -> LeaderboardRow:
+def _row(
+    row: Mapping[str, Any], blocks: Mapping[_Group, Mapping[int, float]], baseline: str
+) -> LeaderboardRow:
     own, where = blocks.get(_group(row), {}), _group(row)[:4]
-    baselines = [values for group, values in blocks.items() if group[:5] == (*where, BASELINE)]
+    baselines = [values for group, values in blocks.items() if group[:5] == (*where, baseline)]
     ratio = None
-    if row["variant"] != BASELINE and len(baselines) == 1:
+    if row["variant"] != baseline and len(baselines) == 1:
         ratio = paired_ratio(own, baselines[0])
     fields = {name: row[name] for name in row.keys() - {"run_id", "ratio_to_fp32"}}
     return LeaderboardRow(**fields | {"emulated": bool(row["emulated"])}, ratio=ratio)

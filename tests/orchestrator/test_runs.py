@@ -65,7 +65,7 @@ def test_the_final_table_fits_the_terminal(
     narrow_to(columns, monkeypatch)
     lines = runs(database, "show", FIRST)
     header = next(line for line in lines if line.startswith("board "))
-    wanted = "board variant size MB p50 ms p90 ms p99 ms FPS mAP50 mAP50-95 °C p50/fp32"
+    wanted = "board variant MB p50 ms p90 ms p99 ms FPS mAP50 mAP50-95 °C ratio"
     assert " ".join(header.split()).startswith(wanted)
     start = lines.index(header)
     assert [line.split()[:2] for line in lines[start + 2 : start + 6]] == [
