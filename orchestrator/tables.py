@@ -66,11 +66,11 @@ def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]])
             table = _table(columns, rows, kept, gap)
             if _width(out, table) <= out.width:
                 out.print(table)
-                return
+                return tuple(kept)
         spare, index = max((columns[index].spare, index) for index in kept)
         if not spare:
             out.print(table)
-            return
+            return tuple(kept)
         kept.remove(index)
 
 
