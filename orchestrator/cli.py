@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "resume": "Complete a run that was cut short.",
         "build": "Build the artifacts of an experiment without measuring.",
         "boards": "List the boards; trust, provision, check and clean them.",
+        "lab": "Virtual boards: emulated, on this machine.",
         "runs": "List past runs, or show one.",
         "compare": "Compare variants, boards or runs; says when one cannot.",
         "query": "Run SQL over everything that was ever measured.",

@@ -33,6 +33,10 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
     │   ├── WorkerKilled 52
     │   └── BoardUnfit 53
     ├── WheelsMissing 54                packages for a board cannot be had
+    ├── LabError 70                     virtual boards (orchestrator.lab.errors)
+    │   ├── HostToolsMissing 71
+    │   ├── ImageBuildFailed 72
+    │   └── VirtualBoardFailed 73
     ├── RunIncomplete 50                several boards failed, for different reasons
     ├── Interrupted 130                 Ctrl-C
     ├── ModelsError 20                  (models.errors)
@@ -265,6 +269,7 @@ def exit_codes() -> list[tuple[int, str, str]]:
     # Imported here: only the README's table and the tests need the classes of every package.
     import agent.vision  # noqa: F401, PLC0415
     import models.errors  # noqa: F401, PLC0415
+    import orchestrator.lab.errors  # noqa: F401, PLC0415
     import results.errors  # noqa: F401, PLC0415
 
     classes: tuple[type[BenchError], ...] = (BenchError, *_subclasses(BenchError))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -13,6 +13,8 @@ import msgspec
 
 from orchestrator import yamlfile
 from orchestrator.errors import InventoryError, UnknownName, unknown_name
+from orchestrator.lab.kinds import is_kind_name
+from orchestrator.workspace import Workspace
 
 Isa = Literal["aarch64", "aarch64-dotprod", "x86_64", "x86_64-vnni", "other"]
 
@@ -35,6 +37,8 @@ class BoardEntry:
     `lock` is the file of the board-wide lease where the agent's own choice does not serve (two
     containers that are one board, or one machine that plays several).
     `threads` and `arch` are what a plan assumes: None means all cores, and what the board says.
+    A `lab` board is a virtual one of `orchestrator lab`, with an `ssh_config` of its own that
+    stands for the inventory's.
     """
 
     name: str
@@ -50,6 +54,8 @@ class BoardEntry:
     lock: str | None = None
     threads: int | None = None
     arch: Isa | None = None
+    ssh_config: Path | None = None
+    lab: bool = False
 
     @property
     def target(self) -> str:
@@ -59,7 +65,10 @@ class BoardEntry:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The boards by name, in the file's order. `ssh_config` is a file for `ssh -F`."""
+    """The boards by name, in the file's order, then virtual ones.
+
+    `ssh_config` is a file for `ssh -F`.
+    """
 
     path: Path
     boards: Mapping[str, BoardEntry]
@@ -118,7 +127,30 @@ class _InventoryDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path) -> Inventory:
-    """Read an inventory; raises InventoryError with file, line, field, found and expected."""
+    """Read an inventory and the virtual boards beside it.
+
+    Raises InventoryError with file, line, field, found and expected.
+    """
+    own = load_own(path)
+    listed = Workspace(path).lab_inventory
+    if not listed.is_file():
+        return own
+    virtual = load_own(listed)
+    for name in virtual.boards:
+        if name in own.boards:
+            raise InventoryError(
+                f"{path}: boards.{name}: a virtual board has this name; rename the board here, or "
+                f"delete that one with `orchestrator lab remove {name}`"
+            )
+    marked = {
+        name: replace(board, lab=True, ssh_config=virtual.ssh_config)
+        for name, board in virtual.boards.items()
+    }
+    return replace(own, boards={**own.boards, **marked})
+
+
+def load_own(path: Path) -> Inventory:
+    """Read one inventory file alone; raises as `load`."""
     doc = yamlfile.load(path, _InventoryDoc, InventoryError)
     boards = {name: _entry(name, board) for name, board in doc.boards.items()}
     ssh_config = None
@@ -132,6 +164,7 @@ def load(path: Path) -> Inventory:
 def select(inventory: Inventory, selection: str) -> tuple[BoardEntry, ...]:
     """The boards of a selection such as "pi5,label:lab,all": in its order, each once.
 
+    `all` leaves virtual boards out: whoever wants them says so by name or label.
     Raises UnknownName for a name or label that no board has, and for an empty selection.
     """
     chosen: dict[str, BoardEntry] = {}
@@ -147,7 +180,7 @@ def select(inventory: Inventory, selection: str) -> tuple[BoardEntry, ...]:
 def _matching(inventory: Inventory, item: str) -> tuple[BoardEntry, ...]:
     boards = tuple(inventory.boards.values())
     if item == "all":
-        return boards
+        return tuple(board for board in boards if not board.lab)
     if item.startswith("label:"):
         label = item.removeprefix("label:")
         found = tuple(board for board in boards if label in board.labels)
@@ -155,6 +188,8 @@ def _matching(inventory: Inventory, item: str) -> tuple[BoardEntry, ...]:
             raise unknown_name("label", label, {one for board in boards for one in board.labels})
         return found
     if item not in inventory.boards:
+        if is_kind_name(item):
+            raise UnknownName(f"no board '{item}' yet; start it with `orchestrator lab up {item}`")
         raise unknown_name("board", item, inventory.boards)
     return (inventory.boards[item],)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,12 +66,26 @@ def recorded_lines(target: SshTarget) -> list[str]:
 
 def record(target: SshTarget, key: HostKey) -> None:
     """Make `key` the only one recorded for the board; the file is replaced as a whole."""
-    others = [line for line in _lines(target.known_hosts) if line.split(" ", 1)[0] != target.name]
+    others = _lines_of_others(target.known_hosts, [target.name])
     target.known_hosts.parent.mkdir(parents=True, exist_ok=True)
-    new = target.known_hosts.with_suffix(".new")
-    new.write_text("".join(f"{line}\n" for line in [*others, key.line]))
+    _replace(target.known_hosts, [*others, key.line])
+
+
+def forget(known_hosts: Path, names: Collection[str]) -> None:
+    """Drop what is recorded for these boards."""
+    if known_hosts.is_file():
+        _replace(known_hosts, _lines_of_others(known_hosts, names))
+
+
+def _lines_of_others(known_hosts: Path, names: Collection[str]) -> list[str]:
+    return [line for line in _lines(known_hosts) if line.split(" ", 1)[0] not in names]
+
+
+def _replace(known_hosts: Path, lines: list[str]) -> None:
+    new = known_hosts.with_suffix(".new")
+    new.write_text("".join(f"{line}\n" for line in lines))
     new.chmod(0o600)
-    new.replace(target.known_hosts)
+    new.replace(known_hosts)
 
 
 def _lines(path: Path) -> list[str]:

@@ -46,6 +46,16 @@ class Workspace:
         return self.cache / "models"
 
     @property
+    def lab(self) -> Path:
+        """The virtual boards."""
+        return self.cache / "lab"
+
+    @property
+    def lab_inventory(self) -> Path:
+        """The virtual boards as an inventory, written by `orchestrator lab` alone."""
+        return self.lab / INVENTORY
+
+    @property
     def known_hosts(self) -> Path:
         """The host keys of boards, by board name; ssh and fabric trust no others."""
         return self.cache / KNOWN_HOSTS

@@ -22,7 +22,8 @@ def ssh_target(entry: BoardEntry, inventory: Inventory, workspace: Workspace) ->
         user=entry.user,
         port=entry.port,
         jump=entry.jump,
-        ssh_config=inventory.ssh_config,
+        ssh_config=entry.ssh_config or inventory.ssh_config,
+        remedy=f"orchestrator lab up {entry.name}" if entry.lab else None,
     )
 
 

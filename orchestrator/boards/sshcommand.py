@@ -27,6 +27,8 @@ class SshTarget:
     jump: str | None = None
     ssh_config: Path | None = None
     """A file for `ssh -F`; None leaves ssh its own."""
+    remedy: str | None = None
+    """The command that brings the board back where nothing answers."""
 
     def options(self) -> list[str]:
         """Arguments before the destination."""
@@ -95,6 +97,8 @@ def explain(stderr: str, target: SshTarget) -> BenchError | None:
     for sign, advice in _UNREACHABLE:
         said = [line.strip() for line in stderr.splitlines() if sign in line.lower()]
         if said:
+            if target.remedy is not None:
+                advice = f"no answer; `{target.remedy}` starts it"
             return BoardUnreachable(f"{target.name} ({target.address}): {advice} [ssh: {said[0]}]")
     return None
 
