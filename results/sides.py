@@ -168,11 +168,13 @@ def _inputs(kind: str | None, inputs: Mapping[str, Any]) -> str:
 
 
 def _accuracy(rows: Sequence[Mapping[str, Any]]) -> Accuracy | None:
-    """The figure over most images, then the first, as in v_leaderboard."""
+    """A board's own figure before the host's, over most images, as in v_leaderboard."""
     scored = [row for row in rows if row["eval_set"] is not None]
     if not scored:
         return None
-    row = max(scored, key=lambda row: (row["eval_images"], -row["trial_no"]))
+    row = max(
+        scored, key=lambda row: (row["eval_place"] == "board", row["eval_images"], -row["trial_no"])
+    )
     seed = "whole split" if row["eval_seed"] is None else f"seed {row['eval_seed']}"
     on = (
         f"{row['eval_set']}/{row['eval_split']}, {row['eval_images']} images ({seed}), "

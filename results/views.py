@@ -156,7 +156,6 @@ _MEDIANS = {
     "p99_ms": _ms("s.p99_ns"),
     "fps": "s.fps",
 }
-_EVALUATION = tuple(column.name for column in _EVALUATION_COLUMNS)
 
 
 def _lines(parts: Iterable[str]) -> str:
@@ -179,21 +178,24 @@ def _median(column: str) -> str:
 
 def _any_bit(*bits: int) -> str:
     """Bitwise OR over a group, which not every database has as an aggregate."""
-    return " + ".join(f"{bit} * MAX(f_throttled / {bit} % 2)" for bit in bits)
+    bit_of = "CASE WHEN f THEN s.throttled_bits END"
+    return " + ".join(f"{bit} * MAX({bit_of} / {bit} % 2)" for bit in bits)
 
 
 # grouped:  the number g of each trial's group; a number is much faster to sort by than _KEY.
-# figures:  the finished trials' figures; placed: their order, for the medians.
-# scored:   which evaluation speaks for a group: over most images, then the first.
-# counted:  the rest, over all trials. f_ marks what only finished trials bring.
+#           f: it has finished, and only such trials bring figures.
+# placed:   the order of each figure within its group, for the medians.
+# counted:  what is counted or the extreme over a group; any_no is one of its trials.
+# scored:   which evaluation speaks for a group: a board's own before the host's, then the one
+#           over most images, then the first.
 # baseline: the variant fp32 of the same model on the same board, if there is exactly one.
 _LEADERBOARD_WITH = f"""\
 WITH grouped AS (
-  SELECT trial_no, DENSE_RANK() OVER (ORDER BY {_KEYS}) AS g FROM trials
+  SELECT trial_no, state = 'finished' AS f, DENSE_RANK() OVER (ORDER BY {_KEYS}) AS g
+  FROM trials
 ), figures AS (
   SELECT grouped.g, {_lines(f"{sql} AS {name}" for name, sql in _MEDIANS.items())}
-  FROM grouped JOIN summaries s ON s.trial_no = grouped.trial_no
-  JOIN trials t ON t.trial_no = grouped.trial_no WHERE t.state = 'finished'
+  FROM grouped JOIN summaries s ON s.trial_no = grouped.trial_no WHERE grouped.f
 ), placed AS (
   SELECT figures.*,
     {_lines(_place(name) for name in _MEDIANS)}
@@ -202,35 +204,43 @@ WITH grouped AS (
   SELECT g,
     {_lines(_median(name) for name in _MEDIANS)}
   FROM placed GROUP BY g
-), scored AS (
-  SELECT grouped.g, v.*, v.state = 'finished' AS f,
-    CASE WHEN v.state = 'finished' THEN v.throttled END AS f_throttled,
-    ROW_NUMBER() OVER (PARTITION BY grouped.g ORDER BY
-      CASE WHEN v.state = 'finished' THEN COALESCE(v.eval_images, -1) ELSE -2 END DESC,
-      v.trial_no) AS best
-  FROM grouped JOIN v_trials v ON v.trial_no = grouped.trial_no
 ), counted AS (
-  SELECT g, {", ".join(f"MAX({name}) AS {name}" for name in _KEY)},
-    MAX(board_model) AS board_model, MAX(emulated) AS emulated, MAX(size_bytes) AS size_bytes,
+  SELECT g, MIN(t.trial_no) AS any_no,
     COUNT(CASE WHEN f THEN 1 END) AS trials,
-    COUNT(DISTINCT CASE WHEN f THEN block END) AS blocks,
-    COUNT(DISTINCT trial_id) - COUNT(CASE WHEN f THEN 1 END) AS unfinished,
-    COUNT(CASE WHEN f AND short = 1 THEN 1 END) AS short_trials,
-    CAST(COALESCE(SUM(CASE WHEN f THEN n END), 0) AS BIGINT) AS n,
-    MAX(CASE WHEN f THEN temp_max_c END) AS temp_max_c,
-    {_any_bit(1, 2, 4, 8)} AS throttled,
-    {_lines(f"MAX(CASE WHEN f AND best = 1 THEN {name} END) AS {name}" for name in _EVALUATION)}
-  FROM scored GROUP BY g
+    COUNT(DISTINCT CASE WHEN f THEN t.block END) AS blocks,
+    COUNT(DISTINCT t.trial_id) - COUNT(CASE WHEN f THEN 1 END) AS unfinished,
+    COUNT(CASE WHEN f AND t.short = 1 THEN 1 END) AS short_trials,
+    CAST(COALESCE(SUM(CASE WHEN f THEN s.n END), 0) AS BIGINT) AS n,
+    MAX(CASE WHEN f THEN s.temp_max_c END) AS temp_max_c,
+    {_any_bit(1, 2, 4, 8)} AS throttled
+  FROM grouped
+  JOIN trials t ON t.trial_no = grouped.trial_no
+  JOIN summaries s ON s.trial_no = grouped.trial_no
+  GROUP BY g
+), candidates AS (
+  SELECT g, e.evaluation_no, e.place, e.images
+  FROM grouped JOIN evaluations e ON e.trial_no = grouped.trial_no WHERE f
+  UNION ALL
+  SELECT c.g, e.evaluation_no, e.place, e.images
+  FROM counted c JOIN trials t ON t.trial_no = c.any_no
+  JOIN evaluations e ON e.artifact_sha256 = t.artifact_sha256 AND e.run_id = t.run_id
+  WHERE e.trial_no IS NULL AND c.trials > 0
+), scored AS (
+  SELECT g, evaluation_no, ROW_NUMBER() OVER (
+    PARTITION BY g ORDER BY place, images DESC, evaluation_no) AS best
+  FROM candidates
 ), baseline AS (
-  SELECT c.run_id, c.board, c.model, c.scenario, c.threads, MAX(m.p50_ms) AS p50_ms
-  FROM counted c JOIN medians m ON m.g = c.g
-  WHERE c.variant = 'fp32' AND m.p50_ms > 0
-  GROUP BY c.run_id, c.board, c.model, c.scenario, c.threads HAVING COUNT(*) = 1
+  SELECT t.run_id, t.board, t.model, t.scenario, t.threads, MAX(m.p50_ms) AS p50_ms
+  FROM counted c
+  JOIN trials t ON t.trial_no = c.any_no
+  JOIN medians m ON m.g = c.g
+  WHERE t.variant = 'fp32' AND m.p50_ms > 0
+  GROUP BY t.run_id, t.board, t.model, t.scenario, t.threads HAVING COUNT(*) = 1
 )
 """  # noqa: S608 - all its parts are constants of this file
 
-_RANK = """CASE WHEN g.emulated = 0 AND m.p50_ms IS NOT NULL THEN RANK() OVER (
-    PARTITION BY g.run_id, g.model, g.scenario, g.emulated, m.p50_ms IS NULL
+_RANK = """CASE WHEN f.emulated = 0 AND m.p50_ms IS NOT NULL THEN RANK() OVER (
+    PARTITION BY t.run_id, t.model, t.scenario, f.emulated, m.p50_ms IS NULL
     ORDER BY m.p50_ms) END"""
 
 V_LEADERBOARD: Final = View(
@@ -238,46 +248,53 @@ V_LEADERBOARD: Final = View(
     comment=(
         "One row a run, board, model, variant, scenario and number of threads. Figures are the "
         "median over its finished trials of each trial's own figure. Emulated boards are "
-        "listed and flagged, and never ranked."
+        "listed and flagged, and never ranked. Accuracy is a board's own before the host's, "
+        "over most images."
     ),
     with_sql=_LEADERBOARD_WITH,
     columns=(
         ViewColumn("rank", _RANK, "place by p50_ms within run, model and scenario; 1 is fastest"),
-        _plain("g", "run_id", "the run"),
-        _plain("g", "board", "name of the board"),
-        _plain("g", "board_model", "what the board says it is"),
-        _plain("g", "emulated", "1: no real board, its speed means nothing; rank is NULL"),
-        _plain("g", "model", "model"),
-        _plain("g", "variant", "variant; `fp32` is the original"),
-        _plain("g", "recipe", "recipe that made it"),
-        _plain("g", "isa", "instruction set it was built for"),
-        _plain("g", "scenario", "how inferences were issued"),
-        _plain("g", "threads", "threads within an operator"),
-        _plain("g", "size_bytes", "size of the file"),
-        _plain("g", "trials", "finished trials, over which the figures are medians"),
-        _plain("g", "blocks", "randomised blocks they lie in"),
-        _plain("g", "unfinished", "trials without a finished attempt"),
-        _plain("g", "short_trials", "finished trials that the time cap ended early"),
-        _plain("g", "n", "samples in all finished trials"),
+        _plain("t", "run_id", "the run"),
+        _plain("t", "board", "name of the board"),
+        _plain("f", "board_model", "what the board says it is"),
+        _plain("f", "emulated", "1: no real board, its speed means nothing; rank is NULL"),
+        _plain("t", "model", "model"),
+        _plain("t", "variant", "variant; `fp32` is the original"),
+        _plain("t", "recipe", "recipe that made it"),
+        _plain("t", "isa", "instruction set it was built for"),
+        _plain("t", "scenario", "how inferences were issued"),
+        _plain("t", "threads", "threads within an operator"),
+        _plain("a", "size_bytes", "size of the file"),
+        _plain("c", "trials", "finished trials, over which the figures are medians"),
+        _plain("c", "blocks", "randomised blocks they lie in"),
+        _plain("c", "unfinished", "trials without a finished attempt"),
+        _plain("c", "short_trials", "finished trials that the time cap ended early"),
+        _plain("c", "n", "samples in all finished trials"),
         _plain("m", "p50_ms", "median of the trials' median latencies, ms"),
         _plain("m", "p90_ms", "median of the trials' 90th percentiles, ms"),
         _plain("m", "p99_ms", "median of the trials' 99th percentiles, ms"),
         _plain("m", "fps", "median of the trials' inferences a second"),
         ViewColumn(
             "ratio_to_fp32",
-            "m.p50_ms / b.p50_ms",
+            "m.p50_ms / base.p50_ms",
             "p50_ms over that of fp32 on the same board; below 1 is faster; NULL: none to compare",
         ),
-        *(_plain("g", column.name, column.meaning) for column in _EVALUATION_COLUMNS),
-        _plain("g", "temp_max_c", "highest temperature of its trials, degrees C"),
-        _plain("g", "throttled", "bits seen in any of its trials, as in v_trials"),
-        _plain("g", "artifact_sha256", "file that was measured"),
+        *_EVALUATION_COLUMNS,
+        _plain("c", "temp_max_c", "highest temperature of its trials, degrees C"),
+        _plain("c", "throttled", "bits seen in any of its trials, as in v_trials"),
+        _plain("t", "artifact_sha256", "file that was measured"),
     ),
     from_sql="""\
-FROM counted g
-LEFT JOIN medians m ON m.g = g.g
-LEFT JOIN baseline b ON b.run_id = g.run_id AND b.board = g.board AND b.model = g.model
-  AND b.scenario = g.scenario AND b.threads = g.threads""",
+FROM counted c
+JOIN trials t ON t.trial_no = c.any_no
+JOIN boards b ON b.board_no = t.board_no
+JOIN fingerprints f ON f.fingerprint_sha256 = b.fingerprint_sha256
+JOIN artifacts a ON a.artifact_sha256 = t.artifact_sha256
+LEFT JOIN medians m ON m.g = c.g
+LEFT JOIN scored ON scored.g = c.g AND scored.best = 1
+LEFT JOIN evaluations e ON e.evaluation_no = scored.evaluation_no
+LEFT JOIN baseline base ON base.run_id = t.run_id AND base.board = t.board
+  AND base.model = t.model AND base.scenario = t.scenario AND base.threads = t.threads""",
 )
 
 VIEWS: Final = (V_TRIALS, V_LEADERBOARD)

@@ -236,6 +236,8 @@ def test_the_hosts_evaluation_stands_in(store: Store) -> None:
         assert row["eval_seed"] is None
     store.record_trial(trial("fp32", 1, 1, flat(10), evaluation=example.evaluation(0.7)))
     assert one(store, "v_trials", "block = 1")["map50"] == 0.7
+    row = one(store, "v_leaderboard")
+    assert (row["map50"], row["eval_images"], row["eval_place"]) == (0.7, 64, "board")
 
 
 def test_runs_do_not_mix(store: Store) -> None:
