@@ -133,8 +133,11 @@ class FakeAgent:
         return wire.Sources(temp=temp, clock=None, throttled=None, power=None)
 
     def _telemetry(self) -> wire.Reading:
+        return self._reading(self.now_ns())
+
+    def _reading(self, t_ns: int) -> wire.Reading:
         return wire.Reading(
-            t_ns=self.now_ns(), temp_c=self.temp_c, clock_hz=None, throttled_bits=None,
+            t_ns=t_ns, temp_c=self.temp_c, clock_hz=None, throttled_bits=None,
             memory_available_bytes=None, worker_rss_bytes=None, power_w=None,
         )  # fmt: skip
 
@@ -242,7 +245,7 @@ class FakeAgent:
         gaps = array("Q", bytes(8 * total))
         parts = {
             "samples": head + latency.tobytes() + gaps.tobytes(),
-            "readings": wire.encode(self._telemetry()).encode() + b"\n",
+            "readings": wire.encode(self._reading(trial.ends_ns())).encode() + b"\n",
         }
         if trial.spec.evaluation is not None and trial.failure is None:
             lines = [

@@ -41,7 +41,13 @@ def model_file(folder: Path, name: str = "model") -> File:
     return as_file(path)
 
 
-def planned(board: str, order: int, recipe: str = "fp32", block: int = 0) -> PlannedTrial:
+def planned(
+    board: str,
+    order: int,
+    recipe: str = "fp32",
+    block: int = 0,
+    scenario: wire.Scenario = SCENARIO,
+) -> PlannedTrial:
     return PlannedTrial(
         trial_id=f"{board}-{order}".encode().hex().ljust(32, "0")[:32],
         board=board,
@@ -49,7 +55,7 @@ def planned(board: str, order: int, recipe: str = "fp32", block: int = 0) -> Pla
         order=order,
         model="tiny",
         recipe=recipe,
-        scenario=SCENARIO,
+        scenario=scenario,
         evaluate=False,
         options=wire.RuntimeOptions(intra_op_num_threads=1),
         evaluation_images=0,
@@ -71,10 +77,15 @@ def work(trial: PlannedTrial, file: File) -> Work:
     return Work(trial, spec, (file,))
 
 
-def assignment(board: str, files: Sequence[tuple[str, File]]) -> Assignment:
+def assignment(
+    board: str, files: Sequence[tuple[str, File]], scenario: wire.Scenario = SCENARIO
+) -> Assignment:
     """One trial for each (recipe, file), in order."""
     return Assignment(
-        tuple(work(planned(board, i, recipe), file) for i, (recipe, file) in enumerate(files))
+        tuple(
+            work(planned(board, i, recipe, scenario=scenario), file)
+            for i, (recipe, file) in enumerate(files)
+        )
     )
 
 
