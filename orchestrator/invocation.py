@@ -130,7 +130,7 @@ def measure(asked: Asked, *, as_json: bool, plain: bool) -> Report:
     with Store.open(asked.location, create=True) as store:
         with display.shown(_title(asked)):
             before = past.recall(store, asked.request.run_id) if asked.resumed else None
-            job = _job(asked, display, before)
+            job = job_for(asked, display, before)
             report = Run(job, store, display, SystemClock()).go()
         _print(report, store, asked.experiment.baseline, as_json=as_json)
     return report
@@ -141,7 +141,8 @@ def _title(asked: Asked) -> str:
     return f"{chosen.name} · {chosen.profile.name} · run {asked.request.run_id}"
 
 
-def _job(asked: Asked, display: Display, before: Past | None) -> Job:
+def job_for(asked: Asked, display: Display, before: Past | None = None) -> Job:
+    """Everything that a run needs, found and checked; raises as `prepare.resolve` does."""
     place = asked.workspace
     return Job(
         request=asked.request,
