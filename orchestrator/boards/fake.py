@@ -166,8 +166,8 @@ class FakeAgent:
         return wire.Put(received_bytes=len(whole), complete=True)
 
     def _held(self) -> wire.LeaseInfo | None:
-        left_s = self.lease_until_s - self.clock.monotonic_s()
-        if self.lease_holder is None or left_s <= 0:
+        left_s = max(0.0, self.lease_until_s - self.clock.monotonic_s())
+        if self.lease_holder is None or not (left_s or self._running()):
             return None
         held = self.lease_holder
         return wire.LeaseInfo(holder=held.holder, run_id=held.run_id, expires_in_s=left_s)
@@ -195,8 +195,13 @@ class FakeAgent:
     def _release(self, run_id: str) -> bool:
         held = self._held()
         if held is not None and held.run_id == run_id:
-            self.lease_holder = None
+            self.lease_until_s = self.clock.monotonic_s()
+            self.lease_holder = self.lease_holder if self._running() else None
         return True
+
+    def _running(self) -> bool:
+        """Whether a trial runs; the lease does not end under it."""
+        return any(self.now_ns() < trial.ends_ns() for trial in self.trials_by_id.values())
 
     def _start(self, text: str) -> bool:
         spec = wire.decode(text, wire.TrialSpec)
@@ -207,7 +212,7 @@ class FakeAgent:
         missing = sorted(wanted - self.files.keys())
         if missing:
             raise _Refused(FailureKind.MISSING_ARTIFACT, f"missing: {', '.join(missing)}")
-        if any(self.now_ns() < other.ends_ns() for other in self.trials_by_id.values()):
+        if self._running():
             raise _Refused(FailureKind.BUSY, "another trial is running")
         failure = self.refuses.get(spec.artifact.sha256)
         self.trials_by_id[spec.trial_id] = FakeTrial(spec, self.now_ns(), failure)

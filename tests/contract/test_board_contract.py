@@ -137,6 +137,26 @@ def test_lease_expires(rig: Rig, session: Session) -> None:
     session.release("next")
 
 
+def test_lease_outlasts_a_trial(rig: Rig, session: Session) -> None:
+    """A lease does not end under a running trial, and the next run may have the board after it."""
+    push(session, [rig.model], lambda state: None)
+    session.lease(wire.LeaseRequest(holder="a", run_id="slow", ttl_s=0.3))
+    spec = rig.trial(
+        rig.model, new_id(), "slow",
+        min_duration_ns=30_000_000_000, max_duration_ns=40_000_000_000,
+    )  # fmt: skip
+    session.start(spec)
+    rig.clock.sleep(0.6)
+    with pytest.raises(LeaseHeld, match=r"\ba measures|by a\b"):
+        session.lease(wire.LeaseRequest(holder="b", run_id="next", ttl_s=30.0))
+    session.cancel(spec.trial_id)
+    follow(rig, session, spec.trial_id)
+    session.ack(spec.trial_id)
+    session.release("slow")
+    session.lease(wire.LeaseRequest(holder="b", run_id="next", ttl_s=30.0))
+    session.release("next")
+
+
 def test_start_needs_a_lease(rig: Rig, session: Session) -> None:
     """A run without a lease cannot start a trial."""
     push(session, [rig.model], lambda state: None)
