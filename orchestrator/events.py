@@ -98,10 +98,14 @@ class TrialEnded(Event):
 
 @dataclass(frozen=True)
 class TrialSkipped(Event):
-    """Not started because the same variant cannot run on this board."""
+    """Not measured because the same variant cannot run on this board.
+
+    `error` is set where the board has just refused it and nothing else tells of that.
+    """
 
     trial: PlannedTrial
     reason: str
+    error: wire.BenchError | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ as events. A trial's journal is acknowledged only after the event's receipt says
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
@@ -20,7 +21,13 @@ from agent import wire
 from orchestrator import gate
 from orchestrator.boards.base import Board, Session
 from orchestrator.clock import Clock
-from orchestrator.errors import AgentDied, BoardUnreachable, TrialDeadline, from_failure
+from orchestrator.errors import (
+    AgentDied,
+    BoardUnreachable,
+    ModelTooLarge,
+    TrialDeadline,
+    from_failure,
+)
 from orchestrator.events import (
     BoardConnected,
     BoardConnecting,
@@ -99,26 +106,27 @@ class BoardRun:
         self._emit = emit
         self._store = store
         self._session: Session | None = None
+        self._leased_s = 0.0
         self._refused: dict[tuple[str, str], str] = {}
 
     def run(self) -> None:
         """Connect, wait for the assignment, push, measure, release."""
+        ended: Event = BoardDone(self._board.name)
         try:
             self._connect(1)
             assignment = self._await_assignment()
             if assignment is not None:
                 self._carry_out(assignment)
-            self._release()
-            self._emit(BoardDone(self._board.name))
         except wire.BenchError as exc:
-            self._emit(BoardFailed(self._board.name, exc))
-        except Exception as exc:  # noqa: BLE001 - a bug on one board must not stop the others
+            ended = BoardFailed(self._board.name, exc)
+        except BaseException as exc:  # noqa: BLE001 - a bug on one board must not stop the others
             error = wire.BenchError(f"{self._board.name}: {type(exc).__name__}: {exc}")
             error.__cause__ = exc
-            self._emit(BoardFailed(self._board.name, error))
+            ended = BoardFailed(self._board.name, error)
+        try:
+            self._let_go()
         finally:
-            if self._session is not None:
-                self._session.close()
+            self._emit(ended)  # whatever happens: the run waits for it
 
     # ------------------------------------------------------------ contact
 
@@ -127,15 +135,18 @@ class BoardRun:
         session = self._board.connect()
         self._session = session
         hello = session.hello(self._order.host)
-        self._emit(BoardConnected(self._board.name, hello, self._clock.utc()))
-        self._lease()
+        connected = BoardConnected(self._board.name, hello, self._clock.utc())
+        self._lease()  # nothing is built for a board that another run holds
+        self._emit(connected)
 
     def _lease(self) -> None:
+        """Take the board, or keep it: for the run that has it this is a renewal."""
         self._use().lease(
             wire.LeaseRequest(
                 holder=self._order.holder, run_id=self._order.run_id, ttl_s=LEASE_TTL_S
             )
         )
+        self._leased_s = self._clock.monotonic_s()
 
     def _use(self) -> Session:
         if self._session is None:
@@ -171,9 +182,15 @@ class BoardRun:
                 self._persist(self._lease)
         return None
 
-    def _release(self) -> None:
-        if self._session is not None:
-            self._session.release(self._order.run_id)
+    def _let_go(self) -> None:
+        """Give the board back, also after an error; where it cannot be told, the lease expires."""
+        if self._session is None:
+            return
+        try:
+            with contextlib.suppress(wire.BenchError):
+                self._session.release(self._order.run_id)
+        finally:
+            self._session.close()
 
     # ------------------------------------------------------------ work
 
@@ -196,6 +213,8 @@ class BoardRun:
         return not self._order.stop.is_set()
 
     def _pushed(self, state: PushState) -> None:
+        if self._clock.monotonic_s() - self._leased_s > LEASE_TTL_S / 4:
+            self._lease()  # a large model over a slow line outlasts it
         self._emit(
             PushProgress(
                 self._board.name,
@@ -216,7 +235,12 @@ class BoardRun:
             opened = self._persist(lambda: self._wait(gate_))
             if not self._goes_on():
                 return
-            ended = self._attempt(work.trial, spec, attempt, opened)
+            try:
+                ended = self._attempt(work.trial, spec, attempt, opened)
+            except ModelTooLarge as exc:  # refused before it ran; smaller ones may still fit
+                self._refused[work.trial.model, work.trial.recipe] = str(exc)
+                self._emit(TrialSkipped(self._board.name, work.trial, str(exc), exc))
+                return
             self._store(ended)
             self._persist(lambda trial_id=spec.trial_id: self._use().ack(trial_id))  # type: ignore[misc] # mypy cannot type a lambda's default
             outcome = ended.outcome
@@ -229,6 +253,7 @@ class BoardRun:
         self._refused[work.trial.model, work.trial.recipe] = reason
 
     def _wait(self, gate_: gate.Gate | None) -> GateResult:
+        self._lease()  # storing the trial before may have taken longer than it lasts
         return gate.wait(
             self._use(), gate_, self._order.run_id, self._clock, self._cooling(gate_), self._goes_on
         )
@@ -272,6 +297,7 @@ class BoardRun:
                 cancelled = True
                 continue
             if self._clock.monotonic_s() > limit_s:
+                session.cancel(trial_id)
                 raise TrialDeadline(
                     f"trial {trial_id} is still in phase '{progress.phase}' "
                     f"{DEADLINE_MARGIN_S:.0f} s after its deadline",
