@@ -50,15 +50,20 @@ def push(
     wanted = {file.sha256: file for file in files}
     found = session.has(sorted(wanted))
     missing = [file for sha, file in sorted(wanted.items()) if sha not in found.complete]
-    total = sum(file.size_bytes - found.partial_bytes.get(file.sha256, 0) for file in missing)
+    offsets = {file.sha256: _there(file, found) for file in missing}
+    total = sum(file.size_bytes - offsets[file.sha256] for file in missing)
     state = PushState(len(wanted), len(missing), 0, total)
     progress(state)
     for file in missing:
-        offset = found.partial_bytes.get(file.sha256, 0)
-        for moved in _push_one(session, file, offset, keep_going):
+        for moved in _push_one(session, file, offsets[file.sha256], keep_going):
             state = PushState(len(wanted), len(missing), state.moved_bytes + moved, total)
             progress(state)
     return state
+
+
+def _there(file: File, found: wire.Has) -> int:
+    """Bytes of the file that the board has, if what it says can be true."""
+    return min(max(0, found.partial_bytes.get(file.sha256, 0)), file.size_bytes)
 
 
 def _push_one(
