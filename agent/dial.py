@@ -155,13 +155,19 @@ def _log_tail(home: Home, start: int) -> str:
 
 def _send(stdin: int, sock: socket.socket, hung_up: threading.Event) -> None:
     """Carry the host's bytes; when it hangs up, let the agent finish, but not for ever."""
-    with contextlib.suppress(OSError):
-        _copy(lambda buffer: os.readv(stdin, [buffer]), sock.sendall)
-    hung_up.set()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the agent is gone: the other direction ends too
+        _copy(lambda buffer: _read(stdin, buffer), sock.sendall)
+        hung_up.set()
         sock.shutdown(socket.SHUT_WR)
         time.sleep(LINGER_S)
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _read(stdin: int, buffer: memoryview) -> int:
+    try:
+        return os.readv(stdin, [buffer])
+    except OSError:  # reset by the host: a hang-up like any other
+        return 0
 
 
 def _copy(read: Callable[[memoryview], int], write: Callable[[memoryview], object]) -> None:

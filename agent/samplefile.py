@@ -59,24 +59,21 @@ def close(path: Path, scenario: Scenario) -> tuple[int, int, int]:
     Slots with latency 0 were never recorded (a crash, or pages lost with the power). The file
     is replaced in one step. Raises WireError when it is not a samples file, OSError.
     """
-    data = path.read_bytes()
-    with memoryview(data) as view:
+    with memoryview(path.read_bytes()) as view:
         capacity, header_counts = _header(view)
-        latency, gap = array("Q"), array("Q")
-        latency.frombytes(_column(view, capacity, 0))
-        gap.frombytes(_column(view, capacity, 1))
-    used = -(-len(latency.tobytes().rstrip(b"\0")) // _WORD)
+        used = -(-len(bytes(_column(view, capacity, 0)).rstrip(b"\0")) // _WORD)
+        latency, gap = (
+            array("Q", bytes(_column(view, capacity, index)[: used * _WORD])) for index in (0, 1)
+        )
     slots = attribute(header_counts, used, scenario)
     kept = [n - latency[end - n : end].count(0) for n, end in _ends(slots)]
-    if 0 in latency[:used]:
-        recorded = [bool(value) for value in latency]
-        latency = array("Q", itertools.compress(latency, recorded))
-        gap = array("Q", itertools.compress(gap, recorded))
     counts = (kept[0], kept[1], kept[2])
-    total = sum(counts)
-    whole = samples_header(total, counts) + latency[:total].tobytes() + gap[:total].tobytes()
-    if whole != data:
-        replace_file(path, whole)
+    if 0 in latency:
+        gap = array("Q", itertools.compress(gap, latency))
+        latency = array("Q", filter(None, latency))
+    if (capacity, header_counts) != (len(latency), counts):
+        columns = latency.tobytes() + gap.tobytes()
+        replace_file(path, samples_header(len(latency), counts) + columns)
     return counts
 
 

@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from support.agentkit import AgentProcess, Dialled, agent_digest, read_exactly, wait_until
@@ -19,12 +21,16 @@ from agent.home import open_home, own_command
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Where an agent may live; whatever daemon was started there is killed at the end."""
-    yield tmp_path
-    while Dialled.every:
-        Dialled.every.pop().end()
-    AgentProcess(open_home(tmp_path / "home", agent_digest()), ()).kill()
+def folder():
+    """Where an agent may live; whatever daemon was started there is killed at the end.
+
+    Its path is short, so that the socket lies in the agent's own directory.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+        while Dialled.every:
+            Dialled.every.pop().end()
+        AgentProcess(open_home(Path(name) / "home", agent_digest()), ()).kill()
 
 
 def dial_command(folder, *more, idle_s=60):
@@ -310,3 +316,16 @@ def test_a_lingering_agent_is_left(pump, monkeypatch):
         selector.register(agent, selectors.EVENT_READ)
         assert selector.select(5)
     assert read_exactly(agent, 1) == b""
+
+
+def test_agent_gone_while_sending(pump):
+    """An agent that ends while bytes are under way to it is not taken for the host's hang-up."""
+    host, agent, hung_up = pump
+    agent.close()
+    host.settimeout(0.3)
+    try:
+        for _ in range(100):
+            host.sendall(bytes(100_000))
+    except OSError:
+        pass
+    assert not hung_up.is_set()

@@ -126,6 +126,7 @@ def test_finished_trial(bench):
 def test_poll_while_it_runs(bench):
     """A poll shows phase, samples so far, their median and the readings since the last one."""
     trial_id = bench.start(LASTING)
+    wait_until(lambda: bench.supervisor.poll(trial_id, 0).phase == "sample")
     wait_until(lambda: bench.supervisor.poll(trial_id, 0).samples_done == 3)
     first = bench.supervisor.poll(trial_id, 0)
     assert (first.phase, first.recent_p50_ns, first.images_done) == ("sample", 20, 0)
@@ -283,11 +284,20 @@ def test_bad_specs(bench, wrong):
 
 def test_deadline(bench):
     """A trial that takes too long is ended, with the figure, and its samples are kept."""
-    outcome = bench.outcome(LASTING, deadline_s=0.6)
+    clock = NsClock()
+    bench.around = replace(bench.around, clock=clock)
+    bench.restart()
+    trial_id = bench.start(LASTING, deadline_s=20)
+    wait_until(lambda: bench.supervisor.poll(trial_id, 0).samples_done == 3)
+    clock.pass_s(19)
+    assert bench.supervisor.poll(trial_id, 0).elapsed_ns == 19 * NS_PER_S
+    clock.pass_s(1)
+    wait_until(lambda: bench.supervisor.poll(trial_id, 0).phase == "ended")
+    outcome = bench.supervisor.outcome(trial_id)
     assert outcome.state == "failed"
     assert outcome.failure is not None
     assert outcome.failure.kind is FailureKind.DEADLINE
-    assert "0.6 s" in outcome.failure.message
+    assert "20.0 s" in outcome.failure.message
     assert bench.samples().counts == (1, 2, 3)
 
 
