@@ -56,6 +56,11 @@ class Workspace:
         return self.lab / INVENTORY
 
     @property
+    def wheels(self) -> Path:
+        """Packages for boards, by kind of board."""
+        return self.cache / "wheels"
+
+    @property
     def known_hosts(self) -> Path:
         """The host keys of boards, by board name; ssh and fabric trust no others."""
         return self.cache / KNOWN_HOSTS

@@ -29,10 +29,15 @@ def ssh_target(entry: BoardEntry, inventory: Inventory, workspace: Workspace) ->
 
 def make_board(entry: BoardEntry, inventory: Inventory, workspace: Workspace) -> Board:
     """The board of an entry; nothing is contacted yet."""
-    lock = ("--lock", entry.lock) if entry.lock is not None else ()
     if entry.kind == "local":
         home = Path(entry.home).expanduser()
         python = entry.python or sys.executable
-        return LocalBoard(entry.name, home=home, python=python, extra=lock)
+        return LocalBoard(entry.name, home=home, python=python, extra=agent_options(entry))
     target = ssh_target(entry, inventory, workspace)
-    return SshBoard(target, home=entry.home, python=entry.python, extra=lock)
+    extra = agent_options(entry)
+    return SshBoard(target, home=entry.home, python=entry.python, extra=extra)
+
+
+def agent_options(entry: BoardEntry) -> tuple[str, ...]:
+    """What the inventory has the agent told, as words of its command line."""
+    return ("--lock", entry.lock) if entry.lock is not None else ()

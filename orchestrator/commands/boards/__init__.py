@@ -5,7 +5,7 @@ One file a subcommand; each is imported when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,7 @@ import click
 from orchestrator.lazygroup import LazyGroup
 
 if TYPE_CHECKING:
+    from agent.wire import BenchError
     from orchestrator.inventory import BoardEntry, Inventory
     from orchestrator.workspace import Workspace
 
@@ -51,3 +52,14 @@ def where(entry: BoardEntry) -> str:
     user = f"{entry.user}@" if entry.user else ""
     port = f":{entry.port}" if entry.port else ""
     return f"{user}{entry.target}{port}" + (f" through {entry.jump}" if entry.jump else "")
+
+
+def fail_together(errors: Sequence[BenchError]) -> None:
+    """Raise one error for those of several boards: of their class where they share one."""
+    from orchestrator.errors import RunIncomplete  # noqa: PLC0415 - keeps --help fast
+
+    if not errors:
+        return
+    words = "\n".join(str(error) for error in errors)
+    kinds = {type(error) for error in errors}
+    raise (kinds.pop() if len(kinds) == 1 else RunIncomplete)(words)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.commands import inventory_option
-from orchestrator.commands.boards import opened
+from orchestrator.commands.boards import fail_together, opened
 
 if TYPE_CHECKING:
     from orchestrator.census import Answer
@@ -28,9 +28,7 @@ def command(boards: str, inventory: Path | None) -> None:
     from orchestrator import census, tables  # noqa: PLC0415 - keeps --help fast
     from orchestrator import inventory as inventories  # noqa: PLC0415 - keeps --help fast
     from orchestrator.boards.registry import make_board  # noqa: PLC0415 - keeps --help fast
-    from orchestrator.errors import RunIncomplete  # noqa: PLC0415 - keeps --help fast
     from orchestrator.tables import Column  # noqa: PLC0415 - keeps --help fast
-    from orchestrator.text import printable  # noqa: PLC0415 - keeps --help fast
 
     place, known = opened(inventory)
     entries = inventories.select(known, boards)
@@ -53,10 +51,7 @@ def command(boards: str, inventory: Path | None) -> None:
     for answer in answers:
         if answer.hello is not None and answer.hello.fingerprint.emulated:
             click.echo(f"{answer.board}: emulated; its times are no speeds")
-    if errors:
-        words = "\n".join(printable(str(error)) for error in errors)
-        kinds = {type(error) for error in errors}
-        raise (kinds.pop() if len(kinds) == 1 else RunIncomplete)(words)
+    fail_together(errors)
 
 
 def _row(answer: Answer) -> list[str]:
