@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import platform
 import signal
 import struct
@@ -26,7 +27,7 @@ PACKAGES = {
 
 OLDEST_PYTHON = (3, 11)
 _PERIOD_S = 45
-_WORKERS = 4
+_WORKERS = min(4, os.cpu_count() or 1)  # one core would share each import's time among all
 _POINTER_BITS = 64
 
 _IMPORT = """

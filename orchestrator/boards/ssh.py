@@ -16,6 +16,8 @@ from orchestrator.errors import AgentDied, BoardUnreachable, PackagesMissing
 
 DIAL_TIMEOUT_S = 45.0
 """A 3B+ takes seconds to start an interpreter; a sleeping card longer."""
+PROBE_TIMEOUT_S = 300.0
+"""Six imports, one after the other on a board with one core; the probe bounds each."""
 
 SSH_FAILED = 255
 """OpenSSH's own exit code; it has no words where a signal ended the remote command."""
@@ -115,7 +117,7 @@ class SshBoard:
 
         with open_remote(self._target) as remote:
             remote.install(bundle, self._home)
-            probe = remote.run(self._agent(bundle, "probe"))
+            probe = remote.run(self._agent(bundle, "probe"), PROBE_TIMEOUT_S)
         problem = _read_probe(probe.stdout, probe.stderr, self.name, self._python)
         if problem is not None:
             raise problem
