@@ -28,7 +28,8 @@ BOOT_TIMEOUT_S: Final = 240.0
 SYNC_TIMEOUT_S: Final = 15.0
 QUIT_TIMEOUT_S: Final = 10.0
 _LOGIN_TIMEOUT_S: Final = 30.0
-_PROBE_TIMEOUT_S: Final = 2.0
+_PROBE_TIMEOUT_S: Final = 8.0
+"""An sshd starts anew for each connection, which takes an emulated board a second or two."""
 _POLL_S: Final = 0.3
 _PORT_TRIES: Final = 5
 _CONSOLE_LINES: Final = 8
