@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from results.store import Store
 
 _SEED_BITS: Final = 31
 FALLBACK_EXPERIMENT: Final = "demo"
+VIRTUAL_PROFILE: Final = "smoke"
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,17 @@ def resolve(
 ) -> Asked:
     """Find workspace, boards and experiment; `given` has the other options by name.
 
+    Where all boards are virtual and no profile is asked for, it is `smoke`: their times mean
+    nothing, so more of them are no better.
+
     Raises InventoryError, ExperimentError, UnknownName.
     """
     place = workspaces.find(Path.cwd(), inventory)
     known = inventories.load(place.inventory)
     entries = () if boards is None else inventories.select(known, boards)
     request = _request(boards or "", experiment, given)
+    if request.profile is None and entries and all(entry.lab for entry in entries):
+        request = replace(request, profile=VIRTUAL_PROFILE)
     return Asked(request, _experiment(request, known, place), known, place, entries, location)
 
 
