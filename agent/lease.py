@@ -196,7 +196,10 @@ class Lease:
             except OSError:
                 time.sleep(_TRY_INTERVAL_S)
             else:
-                return fd
+                if os.fstat(fd).st_nlink:
+                    return fd
+                os.close(fd)  # removed since it was opened: nobody else would see this lock
+                fd = open_lock(self._path)
         try:
             raise _refusal(self._other(fd))
         finally:

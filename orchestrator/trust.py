@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.boards.sshcommand import SshTarget, explain
+from orchestrator.clones import Identity
 from orchestrator.errors import BoardUnreachable
 
 _TIMEOUT_S = 30
@@ -90,3 +91,12 @@ def _replace(known_hosts: Path, lines: list[str]) -> None:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
+
+
+def identities(known_hosts: Path) -> list[Identity]:
+    """The boards of a known_hosts file by their keys, to find those that share one."""
+    keys: dict[str, set[str]] = {}
+    for line in _lines(known_hosts):
+        name, _, key = line.partition(" ")
+        keys.setdefault(name, set()).add(key.strip())
+    return [Identity(name, host_keys=frozenset(found)) for name, found in keys.items()]

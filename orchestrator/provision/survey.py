@@ -25,7 +25,7 @@ _ASK_PYTHON: Final = (
 )
 
 SCRIPT: Final = f"""
-home=$1
+home=$(readlink -m "$1")
 place=$home
 while [ ! -d "$place" ] && [ "$place" != / ]; do place=$(dirname "$place"); done
 say() {{ printf '%s=%s\\n' "$1" "$2"; }}

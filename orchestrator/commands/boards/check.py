@@ -12,7 +12,10 @@ from orchestrator.commands import inventory_option
 from orchestrator.commands.boards import fail_together, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.census import Answer
+    from orchestrator.clones import Identity
 
 _MEBIBYTE = 1 << 20
 
@@ -25,10 +28,11 @@ def command(boards: str, inventory: Path | None) -> None:
 
     The agent is installed where it is missing. The exit code is that of the failures' class.
     """
-    from orchestrator import census, tables  # noqa: PLC0415 - keeps --help fast
+    from orchestrator import census, clones, tables, trust  # noqa: PLC0415 - keeps --help fast
     from orchestrator import inventory as inventories  # noqa: PLC0415 - keeps --help fast
     from orchestrator.boards.registry import make_board  # noqa: PLC0415 - keeps --help fast
     from orchestrator.tables import Column  # noqa: PLC0415 - keeps --help fast
+    from orchestrator.text import printable  # noqa: PLC0415 - keeps --help fast
 
     place, known = opened(inventory)
     entries = inventories.select(known, boards)
@@ -51,7 +55,26 @@ def command(boards: str, inventory: Path | None) -> None:
     for answer in answers:
         if answer.hello is not None and answer.hello.fingerprint.emulated:
             click.echo(f"{answer.board}: emulated; its times are no speeds")
+    for warning in clones.warnings(_identities(answers, trust.identities(place.known_hosts))):
+        click.echo(f"WARNING: {printable(warning)}")
     fail_together(errors)
+
+
+def _identities(answers: Sequence[Answer], trusted: Sequence[Identity]) -> list[Identity]:
+    """What tells the boards that answered apart: their fingerprints and their host keys."""
+    from orchestrator.clones import Identity  # noqa: PLC0415 - keeps --help fast
+
+    keys = {one.board: one.host_keys for one in trusted}
+    return [
+        Identity(
+            board=answer.board,
+            serial=answer.hello.fingerprint.serial or "",
+            hostname=answer.hello.fingerprint.hostname,
+            host_keys=keys.get(answer.board, frozenset()),
+        )
+        for answer in answers
+        if answer.hello is not None
+    ]
 
 
 def _row(answer: Answer) -> list[str]:
