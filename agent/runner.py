@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
-import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, Protocol, TypeAlias
+from typing import IO, Final, Literal, TypeAlias
 
 from agent.journal import PART_FILES, Journal, Started, Verdict
+from agent.processes import end_group, oom_kills, started_ticks
 from agent.report import Report, crash
+from agent.sampler import Sampler, Telemetry
 from agent.wire import (
     Failure,
     FailureKind,
     Outcome,
     Phase,
     Reading,
-    Sources,
     TrialSpec,
     WireError,
-    encode,
 )
 from agent.worker_events import decode_event
-
-TERMINATE_PATIENCE_S: Final = 2.0
-"""How long a worker may take to end by itself before it is killed."""
 
 _EXIT_PATIENCE_S: Final = 10.0
 """How long a worker may live on after its last word."""
@@ -41,17 +36,6 @@ _NS_PER_S: Final = 1_000_000_000
 _log = logging.getLogger(__name__)
 
 Cut: TypeAlias = Literal["deadline", "cancelled", "stopped"]
-
-
-class Telemetry(Protocol):
-    """What the agent needs of agent.telemetry."""
-
-    @property
-    def sources(self) -> Sources:
-        """Where each reading comes from."""
-
-    def read(self, worker_pid: int | None) -> Reading:
-        """One reading now."""
 
 
 @dataclass(frozen=True)
@@ -64,49 +48,6 @@ class Surroundings:
     clock: Callable[[], int] = time.monotonic_ns
     sample_period_s: float = 1.0
     vmstat: Path = Path("/proc/vmstat")
-
-
-class Sampler:
-    """A thread that takes a reading each period and appends it to the journal."""
-
-    def __init__(self, path: Path, around: Surroundings, pid: Callable[[], int | None]) -> None:
-        self.readings: list[Reading] = []
-        self._path = path
-        self._around = around
-        self._pid = pid
-        self._unwritten = b""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
-
-    def start(self) -> None:
-        """Take the first reading at once, the others beside the trial."""
-        self._take()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Take a last reading and end."""
-        self._stop.set()
-        self._thread.join()
-        self._take()
-
-    def _run(self) -> None:
-        due = time.monotonic()
-        while True:
-            due = max(due + self._around.sample_period_s, time.monotonic())
-            if self._stop.wait(max(0.0, due - time.monotonic())):
-                return
-            self._take()
-
-    def _take(self) -> None:
-        reading = self._around.telemetry.read(self._pid())
-        self.readings.append(reading)
-        self._unwritten += encode(reading).encode() + b"\n"
-        try:
-            with self._path.open("ab", buffering=0) as stream:
-                written = stream.write(self._unwritten)
-        except OSError:
-            return  # a full disk: the reading is kept and written with the next one
-        self._unwritten = self._unwritten[written:]
 
 
 class RunningTrial:
@@ -134,7 +75,7 @@ class RunningTrial:
         self._cut: Cut | None = None
         self._words: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         readings = journal.directory / PART_FILES["readings"]
-        self._sampler = Sampler(readings, around, self._pid)
+        self._sampler = Sampler(readings, around.telemetry, self._pid, around.sample_period_s)
         self._thread = threading.Thread(target=self._run, name=f"trial-{spec.trial_id[:8]}")
 
     @property
@@ -214,7 +155,8 @@ class RunningTrial:
         before = self.started
         ticks = started_ticks(pid)
         self.started = Started(before.monotonic_ns, before.sources, pid, ticks)
-        self.journal.note_start(self.started)
+        with contextlib.suppress(OSError):  # a full disk: only the recovery would need it
+            self.journal.note_start(self.started)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """Follow the worker's words until it has gone, or is to go."""
@@ -287,42 +229,6 @@ class RunningTrial:
             stderr=self.journal.stderr_tail(),
         )
         return Verdict("failed", failure, ended_ns)
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and the group: politely first, then for certain."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(TERMINATE_PATIENCE_S)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def started_ticks(pid: int) -> int | None:
-    """When a living process was started, in clock ticks since boot; None when there is none.
-
-    Field 22 of /proc/PID/stat, which unlike a wall clock time never moves (proc(5)).
-    """
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else int(fields[18])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def oom_kills(vmstat: Path) -> int:
-    """How many processes this kernel has killed for want of memory since it started."""
-    try:
-        for line in vmstat.read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill":
-                return int(value)
-    except (OSError, ValueError):
-        pass
-    return 0
 
 
 def _read_lines(stream: IO[bytes], words: queue.SimpleQueue[bytes | None]) -> None:

@@ -19,7 +19,7 @@ from agent.artifacts import Artifacts
 from agent.connection import Connection, Foreign
 from agent.errors import Refused
 from agent.lease import Lease
-from agent.runner import Telemetry
+from agent.sampler import Telemetry
 from agent.supervisor import Supervisor
 from agent.wire import Failure, FailureKind, Fingerprint, Reply
 

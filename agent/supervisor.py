@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-from agent.artifacts import Artifacts, checked_digest, free_bytes
+from agent.admission import check_artifacts, check_disk, check_memory, check_spec
+from agent.artifacts import Artifacts, free_bytes
 from agent.errors import Refused
 from agent.home import make_private
 from agent.journal import Journal, Started, Verdict, all_journals
 from agent.lease import Lease
+from agent.processes import end_orphan
 from agent.report import Report
-from agent.runner import RunningTrial, Surroundings, started_ticks
-from agent.samplewriter import MAX_SAMPLES
+from agent.runner import RunningTrial, Surroundings
 from agent.wire import (
     CHUNK_BYTES,
     Failure,
@@ -31,22 +29,7 @@ from agent.wire import (
     WireError,
 )
 
-MODEL_COPIES: Final = 2
-"""A runtime holds a model's file and its prepared weights at the same time while it loads."""
-
-WORKER_BYTES: Final = 150 << 20
-"""Interpreter, runtime and activations of a small model; larger ones are the kernel's to judge."""
-
-JOURNAL_BYTES: Final = 2 * 16 * MAX_SAMPLES + (16 << 20)
-"""Room for the largest journal: samples of 16 bytes, twice while they are cut to size; the rest
-(readings, detections) is a few MB."""
-
-MAX_DEADLINE_NS: Final = 7 * 24 * 3600 * 1_000_000_000
 MAX_READINGS_A_POLL: Final = 256
-_NAMED: Final = 20
-"""How many missing digests a message lists."""
-_ORPHAN_PATIENCE_S: Final = 5.0
-_ORPHAN_INTERVAL_S: Final = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +59,7 @@ class Supervisor:
         found = []
         for journal in all_journals(self._trials):
             if journal.outcome() is None:
-                _end_orphan(journal.started())
+                _end_worker(journal.started())
                 if _close_cut(journal) is not None:
                     found.append(journal.trial_id)
         return found
@@ -97,11 +80,11 @@ class Supervisor:
                 _check_same(journal, spec)
                 return
             self._lease.renew(spec.run_id)
-            _check_spec(spec)
+            check_spec(spec)
             self._check_idle()
-            self._check_artifacts(spec)
-            self._check_memory(spec)
-            self._check_disk()
+            check_artifacts(spec, self._artifacts.size_bytes)
+            check_memory(spec, self._around.telemetry.read(None).memory_available_bytes)
+            check_disk(self._free(self._trials), self._trials)
             self._lease.pin(spec.run_id)
             self._current = self._begin(spec, journal)
             self._current.start()
@@ -224,42 +207,6 @@ class Supervisor:
                 f"'{current.phase}'; one trial runs at a time",
             )
 
-    def _check_artifacts(self, spec: TrialSpec) -> None:
-        images = spec.inputs.images + (spec.evaluation.images if spec.evaluation else ())
-        wanted = dict.fromkeys([spec.artifact.sha256, *(image.sha256 for image in images)])
-        missing = [sha for sha in wanted if self._artifacts.size_bytes(sha) is None]
-        if missing:
-            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-            raise Refused(
-                FailureKind.MISSING_ARTIFACT,
-                f"not on this board: {', '.join(missing[:_NAMED])}{more}; push them first",
-            )
-        size = self._artifacts.size_bytes(spec.artifact.sha256)
-        if size != spec.artifact.size_bytes:
-            raise Refused(
-                FailureKind.BAD_REQUEST,
-                f"artifact.size_bytes: {spec.artifact.size_bytes}, but the file has {size}",
-            )
-
-    def _check_memory(self, spec: TrialSpec) -> None:
-        available = self._around.telemetry.read(None).memory_available_bytes
-        needed = MODEL_COPIES * spec.artifact.size_bytes + WORKER_BYTES
-        if available is not None and needed > available:
-            raise Refused(
-                FailureKind.TOO_LARGE,
-                f"a model of {spec.artifact.size_bytes} bytes needs about {needed} bytes of memory "
-                f"and {available} are available; it would swap, so it was not started",
-            )
-
-    def _check_disk(self) -> None:
-        free = self._free(self._trials)
-        if free < JOURNAL_BYTES:
-            raise Refused(
-                FailureKind.DISK_FULL,
-                f"a trial's journal may need {JOURNAL_BYTES} bytes and {free} are free on the disk "
-                f"of {self._trials}; make room on the board",
-            )
-
 
 def _check_same(journal: Journal, spec: TrialSpec) -> None:
     """Starting again is harmless; another trial under the same id would be lost."""
@@ -269,17 +216,6 @@ def _check_same(journal: Journal, spec: TrialSpec) -> None:
                 FailureKind.BAD_REQUEST,
                 f"trial {spec.trial_id} is on this board with another specification",
             )
-
-
-def _check_spec(spec: TrialSpec) -> None:
-    if not 0 < spec.deadline_ns <= MAX_DEADLINE_NS:
-        raise Refused(
-            FailureKind.BAD_REQUEST,
-            f"deadline_ns: {spec.deadline_ns} is not within 1..{MAX_DEADLINE_NS}",
-        )
-    images = spec.inputs.images + (spec.evaluation.images if spec.evaluation else ())
-    for sha256 in (spec.artifact.sha256, *(image.sha256 for image in images)):
-        checked_digest(sha256)
 
 
 def _close_cut(journal: Journal) -> Outcome | None:
@@ -302,16 +238,10 @@ def _verdict_of_cut(report: Report, ended_ns: int) -> Verdict:
     return Verdict("interrupted", Failure(FailureKind.INTERRUPTED, message), ended_ns)
 
 
-def _end_orphan(started: Started) -> None:
-    """Kill the worker of a dead agent: it would disturb what is measured next."""
-    pid, ticks = started.worker_pid, started.worker_ticks
-    if pid is None or ticks is None:
-        return
-    deadline = time.monotonic() + _ORPHAN_PATIENCE_S
-    while started_ticks(pid) == ticks and time.monotonic() < deadline:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        time.sleep(_ORPHAN_INTERVAL_S)
+def _end_worker(started: Started) -> None:
+    """The worker of a dead agent would disturb what is measured next."""
+    if started.worker_pid is not None and started.worker_ticks is not None:
+        end_orphan(started.worker_pid, started.worker_ticks)
 
 
 def _unknown(trial_id: str) -> Refused:

@@ -22,7 +22,7 @@ from agent import wire
 from agent.daemon import MAX_CONNECTIONS, Daemon, hold_home
 from agent.errors import AlreadyServing, OtherVersionBusy
 from agent.home import open_home
-from agent.runner import started_ticks
+from agent.processes import started_ticks
 
 NOBODY = 65534
 

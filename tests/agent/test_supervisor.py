@@ -19,13 +19,15 @@ from support.agentkit import (
     wait_until,
 )
 
-from agent import runner
+from agent import sampler
+from agent.admission import JOURNAL_BYTES, WORKER_BYTES
 from agent.artifacts import Artifacts
 from agent.errors import Refused
 from agent.journal import Journal, Started
 from agent.lease import Lease
-from agent.runner import Surroundings, oom_kills, started_ticks
-from agent.supervisor import JOURNAL_BYTES, WORKER_BYTES, Supervisor
+from agent.processes import oom_kills, started_ticks
+from agent.runner import Surroundings
+from agent.supervisor import Supervisor
 from agent.wire import (
     FailureKind,
     LeaseRequest,
@@ -586,7 +588,7 @@ def test_journal_cannot_be_closed_at_first(bench, monkeypatch):
 def test_full_disk_under_a_trial(bench, monkeypatch):
     """Readings that cannot be written are kept and written when there is room again."""
     writes = []
-    real = runner.Path.open
+    real = sampler.Path.open
 
     class Full:
         def __enter__(self):
@@ -605,7 +607,7 @@ def test_full_disk_under_a_trial(bench, monkeypatch):
                 return Full()
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(runner.Path, "open", picky)
+    monkeypatch.setattr(sampler.Path, "open", picky)
     bench.outcome(SAMPLING + "time.sleep(0.3)\n" + GOOD_TRIAL)
     monkeypatch.undo()
     assert len(writes) > 4

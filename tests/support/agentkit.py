@@ -231,6 +231,9 @@ def agent_process(folder: Path, idle_s: float = 60.0) -> Iterator[AgentProcess]:
         yield process
     finally:
         process.kill()
+        process.home.socket.unlink(missing_ok=True)
+        if process.home.socket.parent != process.home.root:  # a long path's, in /tmp
+            process.home.socket.parent.rmdir()
 
 
 def agent_digest() -> str:
