@@ -14,11 +14,13 @@ from models import zoo
 from models.build import VariantRequest, build_many
 from models.spec import ModelSpec
 from models.store import Artifact, ArtifactStore
+from orchestrator.errors import ExperimentError
 from orchestrator.execute import Assignment, Work
 from orchestrator.gate import Gate
 from orchestrator.past import Past
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.prepare import TIMED_IMAGES, Prepared
+from orchestrator.score import require_shared_classes
 from orchestrator.transfer import File
 
 BUILD_WORKERS = 2
@@ -64,9 +66,22 @@ def build_all(
     return {
         key: result
         if isinstance(result, wire.BenchError)
-        else BuiltVariant(result, zoo.complete(prepared.models[key[0]], result))
+        else _completed(prepared, prepared.models[key[0]], result)
         for key, result in zip(wanted, results, strict=True)
     }
+
+
+def _completed(
+    prepared: Prepared, model: ModelSpec, artifact: Artifact
+) -> BuiltVariant | wire.BenchError:
+    """The variant, or why its accuracy cannot be had, which an export may be the first to tell."""
+    complete = zoo.complete(model, artifact)
+    try:
+        if prepared.scored is not None:
+            require_shared_classes(complete, prepared.scored.subset)
+    except ExperimentError as exc:
+        return exc
+    return BuiltVariant(artifact, complete)
 
 
 def assign(

@@ -14,11 +14,13 @@ from pathlib import Path
 from agent import wire
 from models import data, recipes, zoo
 from models.data import DataSpec, DetectionSet, LabelledImage
+from models.data.files import IMAGE_SUFFIXES
 from models.errors import DataError
 from models.recipes import Recipe
 from models.spec import CalibrationSpec, ModelSpec, calibration
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment import CalibrationSource, DataSource, Experiment, recipe_name
+from orchestrator.score import require_shared_classes
 from orchestrator.transfer import File
 from orchestrator.workspace import Workspace
 
@@ -28,6 +30,8 @@ TIMED_IMAGES = 8
 SUBSET_SEED = 0
 """Draws the images that are scored and calibrated on: the same in every run, so that figures can
 be compared and builds are found again. `--seed` is for the order of the trials."""
+
+_TENSOR_SUFFIXES = (".npy", ".npz")
 
 Log = Callable[[str], None]
 
@@ -81,6 +85,9 @@ def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
     }
     chosen = {recipe_name(reference): recipes.get(reference) for reference in experiment.recipes}
     scored = _scored(experiment, workspace, log)
+    if scored is not None:
+        for model in models.values():
+            require_shared_classes(model, scored.subset)
     needs = [name for name, recipe in chosen.items() if recipe.needs_calibration]
     images = _calibration_images(experiment, workspace, log) if needs else ()
     if needs and not images:
@@ -133,16 +140,31 @@ def _calibration_images(experiment: Experiment, workspace: Workspace, log: Log) 
         source = CalibrationSource(experiment.data.source, experiment.data.layout)
         if experiment.data.split == source.split:
             return ()
+    elif experiment.data is not None and _is_scored(source, experiment.data):
+        raise ExperimentError(
+            f"calibration: split '{source.split}' of {source.source} is what accuracy is measured "
+            f"on; ranges fitted to it would flatter INT8; name another split or folder"
+        )
     if source.layout in ("auto", "images") and _is_plain_folder(Path(source.source)):
-        return _choose(data.image_files(Path(source.source)), source.images, SUBSET_SEED)
+        return _choose(_plain_files(Path(source.source)), source.images, SUBSET_SEED)
     whole, _ = _load(source, workspace, log)
     return tuple(image.path for image in whole.subset(source.images, SUBSET_SEED).images)
 
 
+def _is_scored(source: CalibrationSource, scored: DataSource) -> bool:
+    return (source.source, source.split) == (scored.source, scored.split)
+
+
 def _is_plain_folder(path: Path) -> bool:
     """True for a folder whose own files are images or tensors, as no labelled layout has."""
-    suffixes = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".npy", ".npz"}
+    suffixes = {*IMAGE_SUFFIXES, *_TENSOR_SUFFIXES}
     return path.is_dir() and any(item.suffix.lower() in suffixes for item in path.iterdir())
+
+
+def _plain_files(path: Path) -> tuple[Path, ...]:
+    """The tensors of a folder where it has any, else its images; raises DataError."""
+    tensors = [item for item in path.iterdir() if item.suffix.lower() in _TENSOR_SUFFIXES]
+    return tuple(sorted(tensors)) if tensors else data.image_files(path)
 
 
 def _choose(paths: Sequence[Path], count: int, seed: int) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ import msgspec
 
 from agent import wire
 from models.data import DetectionSet
+from models.spec import ModelSpec
 from orchestrator.errors import ExperimentError
 
 
@@ -29,6 +30,12 @@ def class_map(model_names: Sequence[str], set_names: Sequence[str]) -> dict[int,
             f"no class is shared, so there is no accuracy to measure; give data of the same classes"
         )
     return found
+
+
+def require_shared_classes(model: ModelSpec, dataset: DetectionSet) -> None:
+    """Raises ExperimentError when `model` would be scored on a set of other classes."""
+    if model.trained and model.head is not None:
+        class_map(model.class_names, dataset.class_names)
 
 
 def _plain(name: str) -> str:
