@@ -14,6 +14,7 @@ from models import evaluate
 from orchestrator.assign import Built, BuiltVariant
 from orchestrator.events import BoardConnected, Event, TrialEnded
 from orchestrator.prepare import Prepared
+from orchestrator.progress import variant_of
 from orchestrator.score import class_map, detections_by_image, evaluated
 from results.records import ArtifactRecord, BoardRecord, EvaluationRecord, TrialRecord
 from results.store import Store
@@ -33,6 +34,8 @@ class Recorder:
         self._isas: dict[str, str] = {}
         self._built: Built = {}
         self.finished = 0
+        self.unscored: dict[tuple[str, str], wire.BenchError] = {}
+        """Why accuracy is missing although detections came, by board and variant."""
 
     def built(self, built: Built) -> None:
         """Store the artifacts that trials will refer to."""
@@ -45,7 +48,7 @@ class Recorder:
     def hear(self, event: Event) -> None:
         """Store a board or a trial; other events are not kept."""
         if isinstance(event, BoardConnected):
-            self._isas[event.board] = event.hello.fingerprint.isa
+            self._isas.setdefault(event.board, event.hello.fingerprint.isa)
             self._store.record_board(self._run_id, _board_record(event))
         elif isinstance(event, TrialEnded):
             self._store.record_trial(self._trial_record(event))
@@ -68,11 +71,20 @@ class Recorder:
             outcome=msgspec.structs.replace(event.outcome, **named),
             samples=event.samples,
             readings=event.readings,
-            evaluation=self._evaluation(event),
+            evaluation=self._evaluation_or_none(event),
             attempt=event.attempt,
             started_utc=event.started_utc,
             ended_utc=event.ended_utc,
         )
+
+    def _evaluation_or_none(self, event: TrialEnded) -> EvaluationRecord | None:
+        """Detections that cannot be scored are no reason to lose the times."""
+        try:
+            return self._evaluation(event)
+        except wire.BenchError as exc:
+            variant = variant_of(event)
+            self.unscored[event.board, variant] = type(exc)(f"{event.board}: {variant}: {exc}")
+            return None
 
     def _evaluation(self, event: TrialEnded) -> EvaluationRecord | None:
         """The board's detections, scored; None where it reported none."""
