@@ -11,13 +11,14 @@ from pathlib import Path
 from agent import fingerprint
 from agent.artifacts import Artifacts
 from agent.daemon import Daemon, hold_home
+from agent.doctor import Doctor, Instruments
 from agent.errors import AgentUnavailable
 from agent.home import Home, open_home, own_command
 from agent.lease import Lease, board_lock_path
 from agent.runner import Surroundings
 from agent.service import Agent
 from agent.supervisor import Supervisor
-from agent.telemetry import Telemetry
+from agent.telemetry import Telemetry, find_vcgencmd
 from agent.wire.bundle import bundle_digest
 
 
@@ -31,14 +32,34 @@ def build(home: Home, digest: str, lock: Path, sysroot: Path) -> Agent:
         argv=worker_command(artifacts.directory),
         vmstat=sysroot / "proc/vmstat",
     )
+    supervisor = Supervisor(home.trials, artifacts, lease, around)
+    doctor = Doctor(
+        Instruments(
+            home=home.root,
+            telemetry=telemetry,
+            sysroot=sysroot,
+            vcgencmd=find_vcgencmd() if sysroot == Path("/") else None,
+            occupied=lambda: _occupied(supervisor, lease),
+        )
+    )
     return Agent(
         digest=digest,
         fingerprint=lambda: fingerprint.read(sysroot),
         telemetry=telemetry,
         artifacts=artifacts,
         lease=lease,
-        supervisor=Supervisor(home.trials, artifacts, lease, around),
+        supervisor=supervisor,
+        doctor=doctor.diagnose,
     )
+
+
+def _occupied(supervisor: Supervisor, lease: Lease) -> str | None:
+    """Who must not be disturbed now, in words."""
+    trial_id = supervisor.running()
+    if trial_id is not None:
+        return f"trial {trial_id} runs"
+    held = lease.current()
+    return None if held is None else f"{held.holder} measures here (run {held.run_id})"
 
 
 def worker_command(artifacts: Path) -> Callable[[Path], Sequence[str]]:

@@ -21,7 +21,7 @@ from agent.errors import Refused
 from agent.lease import Lease
 from agent.sampler import Telemetry
 from agent.supervisor import Supervisor
-from agent.wire import Failure, FailureKind, Fingerprint, Reply
+from agent.wire import Diagnosis, Failure, FailureKind, Fingerprint, Reply
 
 AGENT_VERSION: Final = "0.1.0"
 
@@ -40,6 +40,7 @@ class Agent:
     artifacts: Artifacts
     lease: Lease
     supervisor: Supervisor
+    doctor: Callable[[], Diagnosis]
 
 
 class AgentService(rpyc.Service):  # type: ignore[misc] # rpyc ships no types
@@ -127,6 +128,10 @@ class AgentService(rpyc.Service):  # type: ignore[misc] # rpyc ships no types
     def exposed_telemetry(self, *args: object) -> str:
         """() -> Reading."""
         return _answer(lambda: self._agent.telemetry.read(None), args)
+
+    def exposed_doctor(self, *args: object) -> str:
+        """() -> Diagnosis; the first call begins it, and it is complete some calls later."""
+        return _answer(self._agent.doctor, args)
 
     def exposed_trials(self, *args: object) -> str:
         """() -> ids of the trials whose journals are on the board."""

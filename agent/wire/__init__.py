@@ -22,6 +22,8 @@ from agent.wire.base import (
     encode,
 )
 from agent.wire.board import (
+    Check,
+    Diagnosis,
     Fingerprint,
     Has,
     Hello,
@@ -68,8 +70,10 @@ __all__ = [
     "SAMPLE_PHASES",
     "ArtifactRef",
     "BenchError",
+    "Check",
     "DetectHead",
     "Detection",
+    "Diagnosis",
     "EndState",
     "Evaluation",
     "EvaluationOutcome",

@@ -7,10 +7,10 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Raised by one whenever a message changes; both sides refuse any other number."""
 
-MAGIC: Final = b"orchestrator-agent protocol 1\n"
+MAGIC: Final = f"orchestrator-agent protocol {PROTOCOL}\n".encode()
 """First line that `agent dial` prints: what a login script printed before it is skipped."""
 
 CHUNK_BYTES: Final = 1 << 20

@@ -105,3 +105,27 @@ class Put(Wire, frozen=True):
 
     received_bytes: int
     complete: bool
+
+
+class Check(Wire, frozen=True):
+    """One question about a board: its state, what was found, and what to do about it.
+
+    A source that is missing is `unknown`, and `fix` says what it would take; never `ok`.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "fail", "unknown"]
+    found: str
+    fix: str
+    """Empty where there is nothing to do; a command to type stands in backticks."""
+
+
+class Diagnosis(Wire, frozen=True):
+    """Whether a board can be trusted now. While it is being made, `complete` is false."""
+
+    complete: bool
+    board_utc_ns: int
+    """The board's wall clock as this answer was given; the host compares it with its own."""
+    machine_id: str | None
+    """Of its operating system, which a copied card shares."""
+    checks: tuple[Check, ...]

@@ -149,6 +149,11 @@ class Session:
         reading: wire.Reading = self._ask(wire.Reading, "telemetry")
         return reading
 
+    def doctor(self) -> wire.Diagnosis:
+        """The board's diagnosis, which it begins now unless it is at it; see `complete`."""
+        diagnosis: wire.Diagnosis = self._ask(wire.Diagnosis, "doctor")
+        return diagnosis
+
     def trials(self) -> list[str]:
         """Ids of the trials whose journals are on the board."""
         ids: list[str] = self._ask(list[str], "trials")

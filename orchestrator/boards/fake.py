@@ -79,6 +79,8 @@ class FakeAgent:
     refuses: dict[str, wire.Failure] = field(default_factory=dict)
     """Failure of every trial of an artifact, by its sha256."""
     sabotage: Saboteur = lambda _method: None
+    machine_id: str | None = None
+    checks: tuple[wire.Check, ...] = (wire.Check("emulated", "warn", "by the fake board", ""),)
     files: dict[str, bytes] = field(default_factory=dict)
     partial: dict[str, bytearray] = field(default_factory=dict)
     trials_by_id: dict[str, FakeTrial] = field(default_factory=dict)
@@ -294,6 +296,12 @@ class FakeAgent:
     def _ack(self, trial_id: str) -> bool:
         self.trials_by_id.pop(trial_id, None)
         return True
+
+    def _doctor(self) -> wire.Diagnosis:
+        return wire.Diagnosis(
+            complete=True, board_utc_ns=round(self.clock.utc().timestamp() * 1e9),
+            machine_id=self.machine_id, checks=self.checks,
+        )  # fmt: skip
 
     def _trials(self) -> list[str]:
         return list(self.trials_by_id)

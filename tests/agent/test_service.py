@@ -56,9 +56,9 @@ def service(tmp_path):
     lease = Lease(tmp_path / "lock", NsClock())
     around = Surroundings(ToldTelemetry(), fake_worker(tmp_path, ""))
     supervisor = Supervisor(tmp_path / "trials", artifacts, lease, around)
-    yield AgentService(
-        Agent("d" * 64, fingerprint.read, around.telemetry, artifacts, lease, supervisor)
-    )
+    told = wire.Diagnosis(complete=True, board_utc_ns=7, machine_id=None, checks=())
+    parts = (fingerprint.read, around.telemetry, artifacts, lease, supervisor, lambda: told)
+    yield AgentService(Agent("d" * 64, *parts))
     lease.close()
 
 
@@ -130,6 +130,7 @@ def test_files_and_lease_over_a_connection(talk):
         ("outcome", ((),)),
         ("ack", ("../x",)),
         ("trials", ("extra",)),
+        ("doctor", ("extra",)),
     ],
 )
 def test_bad_requests(service, method, args):

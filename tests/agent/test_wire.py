@@ -83,6 +83,8 @@ FINGERPRINT_JSON = {
     "emulated_by": None,
     "boot_id": None,
 }
+CHECK = wire.Check(name="governor", state="warn", found="ondemand", fix="set another")
+CHECK_JSON = {"name": "governor", "state": "warn", "found": "ondemand", "fix": "set another"}
 ARTIFACT = wire.ArtifactRef(sha256="ab" * 32, size_bytes=7, format="onnx")
 ARTIFACT_JSON = {"sha256": "ab" * 32, "size_bytes": 7, "format": "onnx"}
 IMAGE = wire.ImageRef(sha256="cd" * 32, image_id="000012")
@@ -194,6 +196,11 @@ EXAMPLES = [
     (
         wire.Has(complete=("a",), partial_bytes={"b": 4}),
         {"complete": ["a"], "partial_bytes": {"b": 4}},
+    ),
+    (CHECK, CHECK_JSON),
+    (
+        wire.Diagnosis(complete=True, board_utc_ns=-5, machine_id=None, checks=(CHECK,)),
+        {"complete": True, "board_utc_ns": -5, "machine_id": None, "checks": [CHECK_JSON]},
     ),
     (wire.Put(received_bytes=9, complete=False), {"received_bytes": 9, "complete": False}),
     (ARTIFACT, ARTIFACT_JSON),
