@@ -15,21 +15,21 @@ MAX_SAMPLES: Final = 2_000_000
 _FASTEST_CALL_NS: Final = 10_000
 """A call of a runtime from Python takes at least about this, even for an empty graph."""
 
-_COLD_PENALTY: Final = 100
-"""How many times slower than the later ones the first call may be, at most, for the estimate."""
-
 _WORD: Final = 8
 
 
-def capacity_for(scenario: Scenario, cold_ns: int) -> int:
-    """Places for a trial whose first call took `cold_ns`, with much room to spare.
+def capacity_for(scenario: Scenario) -> int:
+    """Places for a trial of the fastest model there can be.
+
+    The first call says nothing of the later ones: it may be a thousand times slower.
 
     The file costs disk, not memory: pages are touched as they fill, and the supervisor cuts it
     to what was recorded.
     """
-    fastest_ns = max(_FASTEST_CALL_NS, cold_ns // _COLD_PENALTY)
-    warmup = max(scenario.warmup_min_samples, scenario.warmup_min_duration_ns // fastest_ns + 1)
-    sample = max(scenario.min_samples, scenario.min_duration_ns // fastest_ns + 1)
+    warmup = max(
+        scenario.warmup_min_samples, scenario.warmup_min_duration_ns // _FASTEST_CALL_NS + 1
+    )
+    sample = max(scenario.min_samples, scenario.min_duration_ns // _FASTEST_CALL_NS + 1)
     return min(1 + warmup + sample, MAX_SAMPLES)
 
 

@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import traceback
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -163,12 +162,9 @@ def measure(
     )
     sample = StopRule(scenario.min_samples, scenario.min_duration_ns, scenario.max_duration_ns)
     with _no_garbage_collection():
-        cold = memoryview(array("Q", [0])), memoryview(array("Q", [0]))
+        file = SampleWriter(path, capacity_for(scenario))
         emit(PhaseStarted("cold", clock()))
-        timer.run(*cold, _ONE_CALL)
-        cold_ns = cold[0][0]
-        file = SampleWriter(path, capacity_for(scenario, cold_ns))
-        file.latency_ns[0] = cold_ns
+        timer.run(file.latency_ns, file.gap_ns, _ONE_CALL)
         file.set_counts(1, 0, 0)
         emit(PhaseStarted("warmup", clock()))
         kept = file.capacity - scenario.min_samples  # a long warm-up leaves room to sample

@@ -131,13 +131,12 @@ def test_capacity_covers_both_minimums():
     """There is room for the cold call, the warm-up and the samples, by count and by time."""
     by_count = scenario(warmup_min_samples=10, min_samples=100)
     by_time = scenario(warmup_min_duration_ns=10**9, min_duration_ns=10**10)
-    assert capacity_for(by_count, 1_000_000) >= 111
-    assert capacity_for(by_time, 50_000_000) >= 1 + 11 * 10**9 // 500_000
-    assert capacity_for(by_time, 50_000_000) < 100_000
+    fastest_call_ns = 10_000
+    assert capacity_for(by_count) >= 111
+    assert 1 + 11 * 10**9 // fastest_call_ns <= capacity_for(by_time) < MAX_SAMPLES
 
 
-@pytest.mark.parametrize("cold_ns", [1, 10**6, 10**12])
-def test_capacity_is_bounded(cold_ns):
+def test_capacity_is_bounded():
     """However long the scenario and however short the call, the file has a largest size."""
     long = scenario(min_samples=5, min_duration_ns=10**15, warmup_min_duration_ns=10**15)
-    assert 7 <= capacity_for(long, cold_ns) <= MAX_SAMPLES
+    assert 7 <= capacity_for(long) <= MAX_SAMPLES
