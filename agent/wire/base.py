@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -79,6 +80,8 @@ class Reply(Wire, Generic[T], frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_first_use = threading.Lock()
 
 
 def encode(message: object) -> str:
@@ -89,9 +92,23 @@ def encode(message: object) -> str:
 def decode(text: str | bytes, kind: type[T]) -> T:
     """Decode JSON strictly into `kind`; raises WireError with the path of a bad field."""
     try:
-        return msgspec.json.decode(text, type=kind, strict=True)
+        decoded: T = _decoder(kind).decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
         raise WireError(f"{getattr(kind, '__name__', kind)}: {exc}") from exc
+    return decoded
+
+
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """The decoder of a type, made once.
+
+    msgspec 0.22 ends the process with a segmentation fault where two threads are the first to use
+    a type at the same time.
+    """
+    found = _decoders.get(kind)
+    if found is None:
+        with _first_use:
+            found = _decoders.setdefault(kind, msgspec.json.Decoder(kind, strict=True))
+    return found
 
 
 def decode_reply(text: str | bytes, kind: Any) -> Any:

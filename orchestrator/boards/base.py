@@ -174,9 +174,12 @@ class _AnyReply(msgspec.Struct):
     ok: _AnyHello | None = None
 
 
+_any_reply = msgspec.json.Decoder(_AnyReply)  # made before there are threads: see agent.wire
+
+
 def _protocol_of(answer: str | bytes) -> int | None:
     try:
-        reply = msgspec.json.decode(answer, type=_AnyReply)
+        reply = _any_reply.decode(answer)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return None
     return None if reply.ok is None else reply.ok.protocol

@@ -13,8 +13,6 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from agent import wire
 from agent.wire import FailureKind
 from orchestrator.boards.base import Argument, Pending, Session
@@ -128,7 +126,7 @@ class FakeAgent:
             "libc": None, "python": "none", "packages": dict.fromkeys(REQUIRED, "fake"),
             "emulated": True, "emulated_by": "fake board", "boot_id": None,
         }  # fmt: skip
-        return msgspec.convert(facts, wire.Fingerprint)
+        return wire.decode(wire.encode(facts), wire.Fingerprint)
 
     def _sources(self) -> wire.Sources:
         temp = None if self.temp_c is None else "fake"
