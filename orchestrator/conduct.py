@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,8 +19,16 @@ from agent.wire import BenchError
 from orchestrator.boards.base import Board
 from orchestrator.clock import Clock
 from orchestrator.errors import Interrupted
-from orchestrator.events import BoardConnected, BoardDone, BoardFailed, Event, TrialEnded
+from orchestrator.events import (
+    BoardConnected,
+    BoardDone,
+    BoardFailed,
+    Event,
+    TrialEnded,
+    TrialProgress,
+)
 from orchestrator.execute import Assignment, BoardRun, Order
+from results.errors import RecordRefused
 
 STOP_PATIENCE_S = 20.0
 """After Ctrl-C: a worker ends within seconds; a board that does not answer is left behind."""
@@ -64,6 +73,7 @@ def conduct(
     prepare: Prepare,
     listen: Listener,
     clock: Clock,
+    stop_patience_s: float = STOP_PATIENCE_S,
 ) -> Ending:
     """Run every board to its end and pass each event to `listen`, in order, on this thread.
 
@@ -82,7 +92,7 @@ def conduct(
         threads.append(threading.Thread(target=work.run, name=board.name, daemon=True))
     for thread in threads:
         thread.start()
-    conductor = _Conductor(desk, assignments, prepare, listen)
+    conductor = _Conductor(desk, assignments, prepare, listen, stop_patience_s)
     try:
         with _interrupts(conductor):
             conductor.until_done()
@@ -102,8 +112,10 @@ class _Conductor:
         assignments: Mapping[str, Future[Assignment | None]],
         prepare: Prepare,
         listen: Listener,
+        patience_s: float,
     ) -> None:
         self._desk = desk
+        self._patience_s = patience_s
         self._assignments = assignments
         self._prepare = prepare
         self._listen = listen
@@ -113,14 +125,10 @@ class _Conductor:
         self.preparing = False
         self.failed: dict[str, BenchError] = {}
 
-    def until_done(self, patience_s: float | None = None) -> None:
-        """Hear events until every board has ended; with patience, until nothing comes."""
+    def until_done(self) -> None:
+        """Hear events until every board has ended."""
         while len(self._ended) < len(self._assignments):
-            try:
-                item = self._desk.inbox.get(timeout=patience_s)
-            except queue.Empty:
-                self._give_up_waiting(patience_s or 0.0)
-                return
+            item = self._desk.inbox.get()
             if item is None:
                 raise KeyboardInterrupt
             self._hear(*item)
@@ -130,6 +138,12 @@ class _Conductor:
     def _hear(self, event: Event, receipt: Future[None] | None) -> None:
         try:
             self._listen(event)
+        except RecordRefused as exc:
+            if receipt is None:
+                raise
+            # What this board reported contradicts itself; it is no reason to stop the others.
+            receipt.set_exception(RecordRefused(f"{event.board}: {exc}"))
+            return
         except BaseException as exc:
             if receipt is not None:
                 receipt.set_exception(BenchError(f"{event.board}: not stored: {exc}"))
@@ -163,10 +177,25 @@ class _Conductor:
                 future.set_result(None)
 
     def wind_up(self) -> None:
-        """After Ctrl-C: cancel what runs, store it, and wait for the boards, not for ever."""
+        """After Ctrl-C: cancel what runs, store it, and wait for the boards, not for ever.
+
+        A board that only reports progress is not on its way to an end.
+        """
         self._dismiss()
         self._prepared = True
-        self.until_done(STOP_PATIENCE_S)
+        until_s = time.monotonic() + self._patience_s
+        while len(self._ended) < len(self._assignments):
+            try:
+                item = self._desk.inbox.get(timeout=max(0.0, until_s - time.monotonic()))
+            except queue.Empty:
+                item = None
+            if item is not None:
+                self._hear(*item)
+            if item is not None and not isinstance(item[0], TrialProgress):
+                until_s = time.monotonic() + self._patience_s
+            elif time.monotonic() >= until_s:
+                self._give_up_waiting()
+                return
 
     def abandon(self, cause: BaseException) -> None:
         """After an error here: stop the boards; what they hold unstored stays with them."""
@@ -175,7 +204,7 @@ class _Conductor:
         self._listen = lambda event: _refuse(event, cause)
         while len(self._ended) < len(self._assignments):
             try:
-                item = self._desk.inbox.get(timeout=STOP_PATIENCE_S)
+                item = self._desk.inbox.get(timeout=self._patience_s)
             except queue.Empty:
                 return
             if item is None:
@@ -191,10 +220,10 @@ class _Conductor:
             raise KeyboardInterrupt
         self._desk.inbox.put(None)  # SimpleQueue.put may be called from a signal handler
 
-    def _give_up_waiting(self, patience_s: float) -> None:
+    def _give_up_waiting(self) -> None:
         for name in self._assignments.keys() - self._ended:
             self.failed[name] = Interrupted(
-                f"{name}: did not let go within {patience_s:.0f} s of the interruption; "
+                f"{name}: did not let go within {self._patience_s:g} s of the interruption; "
                 f"its lease expires by itself"
             )
 

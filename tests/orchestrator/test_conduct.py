@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -29,6 +30,8 @@ from orchestrator.events import (
     TrialSkipped,
     TrialStarted,
 )
+from orchestrator.execute import Assignment
+from results.errors import RecordRefused
 
 
 def ended_states(events: list[Event], board: str | None = None) -> list[str]:
@@ -199,6 +202,73 @@ def test_interrupted_run(tmp_path: Path) -> None:
     assert ended_states(events) == ["finished", "cancelled"]
     assert board.agent.trials_by_id == {}
     assert board.agent.lease_holder is None
+
+
+def test_a_board_that_does_not_stop(tmp_path: Path) -> None:
+    """After Ctrl-C a board whose trial goes on and on is left behind, however much it reports."""
+    file, board = model_file(tmp_path), fake_board("a")
+    told, over = threading.Event(), threading.Event()
+    plain = board.agent._poll
+
+    def never(trial_id: str, cursor: int) -> wire.Poll:
+        if over.is_set():
+            raise AgentDied("the test is over", "a")
+        return msgspec.structs.replace(plain(trial_id, cursor), phase="sample")
+
+    def interrupt(method: str) -> None:
+        if method == "poll" and not told.is_set():
+            told.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        elif method == "poll":
+            time.sleep(0.01)
+
+    board.agent._poll = never  # type: ignore[method-assign]
+    board.agent.sabotage = interrupt
+    todo = assignment("a", [("fp32", file)])
+    spec = msgspec.structs.replace(todo.work[0].spec, deadline_ns=10**18)
+    endless = Assignment((dataclasses.replace(todo.work[0], spec=spec),))
+    started = time.monotonic()
+    ending, _ = run([board], {"a": endless}, stop_patience_s=0.3)
+    assert time.monotonic() - started < 10
+    assert ending.interrupted
+    assert "did not let go within 0.3 s" in str(ending.failed["a"])
+    over.set()
+
+
+def test_second_interrupt(tmp_path: Path) -> None:
+    """A second Ctrl-C ends the waiting for boards at once."""
+    board, freed, once = fake_board("a"), threading.Event(), iter([True])
+
+    def slow(method: str) -> None:
+        if method == "poll" and next(once, False):
+            os.kill(os.getpid(), signal.SIGINT)
+            while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                time.sleep(0.01)  # until the first one has been taken
+            os.kill(os.getpid(), signal.SIGINT)
+            freed.wait(10)
+
+    board.agent.sabotage = slow
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run([board], {"a": assignment("a", [("fp32", model_file(tmp_path))])})
+    assert time.monotonic() - started < 5
+    freed.set()
+
+
+def test_a_record_that_is_refused(tmp_path: Path) -> None:
+    """A trial whose content is refused is its board's failure, and no reason to stop the others."""
+    file, boards = model_file(tmp_path), [fake_board("liar"), fake_board("honest")]
+
+    def refuse(event: Event) -> None:
+        if isinstance(event, TrialEnded) and event.board == "liar":
+            raise RecordRefused("the counts do not agree")
+
+    todo = {board.name: assignment(board.name, [("fp32", file)]) for board in boards}
+    ending, events = run(boards, todo, refuse)
+    assert isinstance(ending.failed["liar"], RecordRefused)
+    assert str(ending.failed["liar"]) == "liar: the counts do not agree"
+    assert ended_states(events, "honest") == ["finished"]
+    assert len(boards[0].agent.trials_by_id) == 1
 
 
 def test_interrupt_while_building(tmp_path: Path) -> None:

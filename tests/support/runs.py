@@ -93,6 +93,7 @@ def run(
     boards: Sequence[Board],
     assignments: Mapping[str, Assignment] | Callable[[], Mapping[str, Assignment]],
     listen: Callable[[Event], None] | None = None,
+    stop_patience_s: float = 20.0,
 ) -> tuple[Ending, list[Event]]:
     """Conduct boards to their end and return every event that was heard."""
     events: list[Event] = []
@@ -107,7 +108,7 @@ def run(
 
     ending = conduct(
         boards, run_id=RUN_ID, holder="tester", host="host",
-        prepare=prepare, listen=hear, clock=CLOCK,
+        prepare=prepare, listen=hear, clock=CLOCK, stop_patience_s=stop_patience_s,
     )  # fmt: skip
     return ending, events
 
