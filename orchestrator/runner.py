@@ -25,7 +25,7 @@ from orchestrator.boards.base import Board
 from orchestrator.clock import Clock
 from orchestrator.conduct import Ending, conduct
 from orchestrator.dashboard import Display
-from orchestrator.errors import Interrupted, RunIncomplete, from_failure
+from orchestrator.errors import BoardFailure, Interrupted, RunIncomplete, from_failure
 from orchestrator.events import BoardConnected, Event, TrialEnded, TrialSkipped
 from orchestrator.execute import Assignment
 from orchestrator.experiment import Experiment
@@ -33,6 +33,7 @@ from orchestrator.inventory import BoardEntry
 from orchestrator.past import Past
 from orchestrator.plan import RunRequest, facts_of, make_plan
 from orchestrator.prepare import Prepared
+from orchestrator.progress import variant_of
 from orchestrator.record import Recorder, host_facts
 from results.records import EndOfRun, RunRecord
 from results.store import Store
@@ -91,7 +92,8 @@ class Run:
         self._display = display
         self._clock = clock
         self._recorder = Recorder(store, job.request.run_id, job.prepared)
-        self._errors: dict[str, wire.BenchError] = {}
+        self._errors: dict[tuple[str, str], wire.BenchError] = {}
+        """By board (or instruction set) and variant."""
 
     def go(self) -> Report:
         """Measure and store; raises only what makes the whole run impossible."""
@@ -111,16 +113,21 @@ class Run:
                 listen=self._hear,
                 clock=self._clock,
             )
-            state = self._state(ending)
+            errors = (
+                *ending.failed.values(), *self._errors.values(), *self._recorder.unscored.values(),
+            )  # fmt: skip
+            state = self._state(ending, errors)
+        except KeyboardInterrupt:  # the second Ctrl-C, while the boards were being let go
+            state = "interrupted"
+            raise
         finally:
             self._store.finish_run(request.run_id, state, self._clock.utc())
-        errors = (*ending.failed.values(), *self._errors.values())
         return Report(request.run_id, state, self._recorder.finished, errors)
 
-    def _state(self, ending: Ending) -> EndOfRun:
+    def _state(self, ending: Ending, errors: Sequence[wire.BenchError]) -> EndOfRun:
         if ending.interrupted:
             return "interrupted"
-        if ending.failed or self._errors:
+        if errors:
             return "partial" if self._recorder.finished else "failed"
         return "finished"
 
@@ -141,7 +148,7 @@ class Run:
         self._recorder.built(built)
         for (model, recipe, isa), variant in built.items():
             if isinstance(variant, wire.BenchError):
-                self._errors[f"{model}/{recipe}/{isa}"] = variant
+                self._errors[f"for {isa}", f"{model}/{recipe}"] = variant
         past = self._job.past or Past()
         assignments = assign(plan, self._job.prepared, prints, built, past)
         self._display.progress.plan(
@@ -152,22 +159,30 @@ class Run:
     def _hear(self, event: Event) -> None:
         self._recorder.hear(event)
         self._display.hear(event)
-        if isinstance(event, TrialEnded) and event.outcome.state == "failed":
-            self._failed(event)
+        if isinstance(event, TrialEnded):
+            self._ended(event)
         elif isinstance(event, TrialSkipped):
-            variant = f"{event.trial.model}/{event.trial.recipe}"
-            if not any(variant in key for key in self._errors):
-                self._errors[f"{event.board}:{variant}"] = RunIncomplete(
-                    f"{event.board}: {variant}: {event.reason}"
-                )
+            self._skipped(event)
 
-    def _failed(self, event: TrialEnded) -> None:
+    def _ended(self, event: TrialEnded) -> None:
         """Keep one error for each board and variant; the later blocks are skipped anyway."""
-        variant = f"{event.trial.model}/{event.trial.recipe}"
-        if event.outcome.failure is not None:
-            error = type(from_failure(event.outcome.failure, event.board))
-            words = f"{event.board}: {variant}: {event.outcome.failure.message}"
-            self._errors.setdefault(f"{event.board}:{variant}", error(words))
+        key, failure = (event.board, variant_of(event)), event.outcome.failure
+        if event.outcome.state == "finished":
+            self._errors.pop(key, None)  # an attempt before had been cut short
+        elif event.outcome.state != "cancelled":
+            kind = BoardFailure if failure is None else type(from_failure(failure, event.board))
+            why = f"ended as '{event.outcome.state}'" if failure is None else failure.message
+            self._errors.setdefault(key, kind(f"{event.board}: {key[1]}: {why}"))
+
+    def _skipped(self, event: TrialSkipped) -> None:
+        """Keep the reason, unless it is that of a build or of a trial that is kept already."""
+        key = (event.board, variant_of(event))
+        if key in self._errors or event.reason in map(str, self._errors.values()):
+            return
+        kind = RunIncomplete if event.error is None else type(event.error)
+        self._errors[key] = kind(
+            f"{event.board}: {key[1]}: {event.reason.removeprefix(f'{event.board}: ')}"
+        )
 
 
 def run_record(request: RunRequest, experiment: Experiment, started_utc: datetime) -> RunRecord:
