@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from results.errors import QueryError
 from results.sql import read_only_query
+from results.sqlite_file import connect
 
 
 def test_a_query_has_columns_and_rows(filled: Path) -> None:
@@ -83,6 +86,14 @@ def test_a_query_cannot_write(filled: Path, tmp_path: Path, sql: str) -> None:
         read_only_query(filled, sql.format(other=other))
     assert filled.read_bytes() == before
     assert not other.exists()
+
+
+def test_the_file_itself_is_opened_read_only(filled: Path) -> None:
+    """Even with every other lock undone, the connection could not write."""
+    with closing(connect(filled, "ro", 0)) as connection:
+        connection.execute("PRAGMA query_only = OFF")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM samples")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from agent.wire import Failure, FailureKind, Reading, Samples
 from results import example
+from results.queries import leaderboard
 from results.records import TrialRecord
 from results.store import Store
 
@@ -147,6 +148,21 @@ def test_without_fp32_there_is_no_ratio(store: Store) -> None:
     store.record_trial(trial("int8_ptq", 0, 0, flat(10)))
     row = one(store, "v_leaderboard")
     assert (row["rank"], row["ratio_to_fp32"]) == (1, None)
+
+
+def test_with_two_baselines_there_is_no_ratio(store: Store) -> None:
+    """Where two files are called fp32, neither view nor table picks one to compare with."""
+    other = trial("fp32", 0, 0, flat(20))
+    file = msgspec.structs.replace(
+        other.spec.artifact, sha256=example.artifact("ort_format").sha256
+    )
+    store.record_trial(
+        dataclasses.replace(other, spec=msgspec.structs.replace(other.spec, artifact=file))
+    )
+    store.record_trial(trial("fp32", 0, 1, flat(10)))
+    store.record_trial(trial("int8_ptq", 0, 2, flat(5)))
+    assert one(store, "v_leaderboard", "variant = 'int8_ptq'")["ratio_to_fp32"] is None
+    assert [row.ratio for row in leaderboard(store, example.RUN_ID)] == [None, None, None]
 
 
 def test_a_baseline_has_the_same_threads(store: Store) -> None:
