@@ -219,8 +219,11 @@ def network(link: Uplink | None) -> Check:
     )
 
 
-def emulation(emulated_by: str | None) -> Check:
-    """An emulator's times are no speeds."""
+def emulation(emulated_by: str | None, *, known: bool) -> Check:
+    """An emulator's times are no speeds; not `known` means that the CPU cannot be recognised."""
+    if emulated_by is None and not known:
+        fix = "it takes a /proc/cpuinfo that says what the processor is"
+        return check("emulated", "unknown", "not known", fix)
     if emulated_by is None:
         return check("emulated", "ok", "no")
     return check(

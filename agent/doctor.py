@@ -151,7 +151,9 @@ def examine(tools: Instruments) -> tuple[Check, ...]:
         checks.disk(space.free_bytes if space else None, space is not None and space.read_only),
         checks.other_load(load, host.cpu_count, busy, occupied),
         checks.network(uplink(root)),
-        checks.emulation(emulated_by(root, host.machine, cpu)),
+        checks.emulation(
+            emulated_by(root, host.machine, cpu), known=cpu.model is not None or bool(cpu.features)
+        ),
     )
 
 
@@ -177,7 +179,7 @@ class Doctor:
         return Diagnosis(
             complete=made is not None,
             board_utc_ns=self._tools.utc_ns(),
-            machine_id=read_text(self._tools.sysroot, "etc/machine-id"),
+            machine_id=_machine_id(self._tools.sysroot),
             checks=made or (),
         )
 
@@ -216,6 +218,12 @@ def _voltage_alarm(root: Path) -> bool | None:
             value = read_int(directory, "in0_lcrit_alarm")
             return None if value is None else value != 0
     return None
+
+
+def _machine_id(root: Path) -> str | None:
+    """32 hexadecimal digits; an image that was never started has other words there."""
+    text = read_text(root, "etc/machine-id") or ""
+    return text if re.fullmatch(r"[0-9a-f]{32}", text) else None
 
 
 def _firmware(vcgencmd: CommandRunner | None) -> Firmware:

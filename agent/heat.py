@@ -113,7 +113,7 @@ def _unknown_bits(name: str) -> Check:
         name,
         "unknown",
         "the firmware cannot be asked",
-        "it takes a Raspberry Pi with a vcgencmd that answers; see there",
+        "it takes a Raspberry Pi whose firmware answers: see the check vcgencmd",
     )
 
 
