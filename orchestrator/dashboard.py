@@ -111,7 +111,7 @@ def _cells(board: BoardProgress) -> list[Text]:
         speed = "emulated"
     elif board.recent_p50_ns is not None:
         speed = f"{board.recent_p50_ns / 1e6:.2f}"
-    done = _of(board.samples, board.samples_wanted) if board.phase else ""
+    done = _of(board.samples, board.samples_wanted) if board.state == "measuring" else ""
     if board.phase == "evaluate":
         done = _of(board.images, board.images_wanted)
     temps = list(board.temps_c)

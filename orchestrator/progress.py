@@ -83,7 +83,7 @@ class RunProgress:
 
 def variant_of(event: TrialStarted | TrialEnded | TrialSkipped) -> str:
     """Model and recipe in one word, as they are shown everywhere."""
-    return f"{event.trial.model}/{event.trial.recipe}"
+    return printable(f"{event.trial.model}/{event.trial.recipe}")
 
 
 def _connected(board: BoardProgress, event: BoardConnected) -> str:
@@ -160,6 +160,7 @@ def _started(board: BoardProgress, event: TrialStarted) -> None:
 
 def _progressed(board: BoardProgress, event: TrialProgress) -> None:
     poll = event.poll
+    board.state = "measuring"  # after a renewed contact it was another
     board.phase, board.samples = poll.phase, poll.samples_done
     board.images, board.recent_p50_ns = poll.images_done, poll.recent_p50_ns
     board.temps_c.extend(r.temp_c for r in poll.readings if r.temp_c is not None)
