@@ -98,7 +98,8 @@ class SshBoard:
         # The link is followed here: a daemon keeps the version that it was started with.
         current = remote_path(f"{self._home}/{PROVISIONED}")
         script = (
-            f'python="$(readlink -f {current})/bin/python3"; test -x "$python" || python=python3; '
+            f"python=python3; test -x {current}/bin/python3 && "
+            f'python="$(readlink -f {current})/bin/python3"; '
             f'exec "$python" -I {directory} {words}'
         )
         return f"exec sh -c {shlex.quote(script)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.fakewheels import make_wheel, make_wheels
 
+from agent.probe import PACKAGES
 from orchestrator.errors import WheelsMissing
 from orchestrator.provision.larder import Larder
 from orchestrator.provision.lock import Pin, parse, shipped_pins
@@ -19,8 +20,6 @@ PINS = (Pin("numpy", "2.4.6"), Pin("typing-extensions", "4.16.0"))
 
 def test_the_shipped_lock_has_what_the_agent_imports() -> None:
     """The lock pins every package that the agent's probe tries, each once."""
-    from agent.probe import PACKAGES
-
     names = [pin.name for pin in shipped_pins()]
     assert set(PACKAGES) <= set(names)
     assert len(names) == len(set(names))
@@ -89,7 +88,7 @@ def test_a_wheel_for_a_newer_glibc_is_not_chosen(tmp_path: Path) -> None:
 def test_wheels_that_do_not_fit(tmp_path: Path, tag: str) -> None:
     """Wheels for another Python, processor or C library are none for this board."""
     make_wheel(tmp_path, PINS[0], tag)
-    with pytest.raises(WheelsMissing, match="0 wheels of numpy==2.4.6"):
+    with pytest.raises(WheelsMissing, match=r"0 wheels of numpy==2\.4\.6"):
         chosen(tmp_path.glob("*.whl"), PINS[:1], PI5)
 
 

@@ -82,7 +82,7 @@ def local_rig(folder: Path) -> Iterator[Rig]:
     model, garbage = files(folder)
     home = folder / "home"
     board = LocalBoard("here", home=home, python=sys.executable, extra=agent_options(folder))
-    with _ended(board) as kill:
+    with ended(board) as kill:
         yield Rig("local", board, SystemClock(), model, garbage, kill)
 
 
@@ -106,12 +106,12 @@ def ssh_rig(folder: Path, server: Sshd) -> Iterator[Rig]:
     target = ssh_target(server, folder)
     home, python = str(folder / "home"), sys.executable
     board = SshBoard(target, home=home, python=python, extra=agent_options(folder))
-    with _ended(board) as kill:
+    with ended(board) as kill:
         yield Rig("ssh", board, SystemClock(), model, garbage, kill)
 
 
 @contextlib.contextmanager
-def _ended(board: Board) -> Iterator[Callable[[], None]]:
+def ended(board: Board) -> Iterator[Callable[[], None]]:
     """Yield a way to kill the board's agent, and kill it at the end, by its pid."""
     pids: set[int] = set()
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Sshd:
     folder: Path
     host_key: Path
     ssh_config: Path
+    login: Path
+    """The home directory of whoever logs in: an empty one, without this account's .bashrc."""
 
     def known_hosts_line(self, name: str) -> str:
         kind, key, *_ = self.host_key.with_suffix(".pub").read_text().split()
@@ -54,6 +57,8 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     shutil.copy(user_key.with_suffix(".pub"), authorized)
     authorized.chmod(0o600)
     port, user = free_port(), getpass.getuser()
+    login = folder / "login"
+    login.mkdir()
     config = folder / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\n"
@@ -61,6 +66,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
         f"KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPidFile none\n"
         f"PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
         f"MaxStartups 50:30:100\nPrintMotd no\n"
+        f"SetEnv HOME={login} PATH={sys.base_prefix}/bin:/usr/bin:/bin\n"
     )
     ssh_config = folder / "ssh_config"
     ssh_config.write_text(
@@ -74,7 +80,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
     try:
         _await_port(port, process)
-        yield Sshd(port, user, folder, host_key, ssh_config)
+        yield Sshd(port, user, folder, host_key, ssh_config, login)
     finally:
         process.terminate()
         process.wait(timeout=10)
