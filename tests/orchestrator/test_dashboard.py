@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from orchestrator.dashboard import Display, Screen, duration, sparkline
-from orchestrator.events import BoardConnecting, BoardDone, PushProgress
+from orchestrator.errors import BoardUnreachable
+from orchestrator.events import BoardConnecting, BoardDone, BoardFailed, PushProgress
 from orchestrator.progress import BoardProgress, RunProgress
 
 STATES = ("failed", "measuring", "cooling", "pushing", "connecting", "ready", "waiting", "done")
@@ -158,9 +159,6 @@ HOSTILE = "\x1b[31m\x1b[2J\x1b]8;;http://x\x07[bold]red[/bold] \u202egnp \u2066x
 @pytest.mark.parametrize("live", [True, False])
 def test_hostile_words_are_neutralised(live: bool) -> None:
     """Nothing that a board says reaches the terminal as a command, and markup is mere text."""
-    from orchestrator.errors import BoardUnreachable
-    from orchestrator.events import BoardFailed
-
     out = io.StringIO()
     console = Console(file=out, width=300, height=24, force_terminal=True, color_system=None)
     progress = RunProgress.of(["pi5"])
@@ -217,7 +215,7 @@ def test_the_screen_survives_an_error() -> None:
     display = Display(RunProgress.of(["pi"]), console, live=True)
     with pytest.raises(ZeroDivisionError), display.shown("a title"):
         raise ZeroDivisionError
-    assert out.getvalue().rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in out.getvalue()
+    assert "\x1b[?25h" in out.getvalue()
 
 
 # ---------------------------------------------------------------- parts
