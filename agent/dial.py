@@ -23,8 +23,9 @@ from agent.home import Home, open_home
 from agent.wire.base import MAGIC
 from agent.wire.bundle import bundle_digest
 
-START_TIMEOUT_S: Final = 30.0
-"""A 3B+ with a slow card takes several seconds to start an interpreter with its packages."""
+START_TIMEOUT_S: Final = 180.0
+"""A 3B+ with a slow card takes several seconds to start an interpreter with its packages, an
+emulated board on a busy host minutes; a host that waits less hangs up first."""
 
 LINGER_S: Final = 10.0
 """How long the agent may take to finish its last answer after the host has hung up."""

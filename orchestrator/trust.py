@@ -73,9 +73,12 @@ def record(target: SshTarget, key: HostKey) -> None:
 
 
 def forget(known_hosts: Path, names: Collection[str]) -> None:
-    """Drop what is recorded for these boards."""
-    if known_hosts.is_file():
-        _replace(known_hosts, _lines_of_others(known_hosts, names))
+    """Drop what is recorded for these boards, and the file with the last of it."""
+    others = _lines_of_others(known_hosts, names)
+    if others:
+        _replace(known_hosts, others)
+    else:
+        known_hosts.unlink(missing_ok=True)
 
 
 def _lines_of_others(known_hosts: Path, names: Collection[str]) -> list[str]:

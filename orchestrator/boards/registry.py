@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.boards.base import Board
 from orchestrator.boards.local import LocalBoard
-from orchestrator.boards.ssh import SshBoard
+from orchestrator.boards.ssh import DIAL_TIMEOUT_S, EMULATED_DIAL_TIMEOUT_S, SshBoard
 from orchestrator.boards.sshcommand import SshTarget
 from orchestrator.inventory import BoardEntry, Inventory
 from orchestrator.workspace import Workspace
@@ -33,9 +33,13 @@ def make_board(entry: BoardEntry, inventory: Inventory, workspace: Workspace) ->
         home = Path(entry.home).expanduser()
         python = entry.python or sys.executable
         return LocalBoard(entry.name, home=home, python=python, extra=agent_options(entry))
-    target = ssh_target(entry, inventory, workspace)
-    extra = agent_options(entry)
-    return SshBoard(target, home=entry.home, python=entry.python, extra=extra)
+    return SshBoard(
+        ssh_target(entry, inventory, workspace),
+        home=entry.home,
+        python=entry.python,
+        extra=agent_options(entry),
+        dial_timeout_s=EMULATED_DIAL_TIMEOUT_S if entry.lab else DIAL_TIMEOUT_S,
+    )
 
 
 def agent_options(entry: BoardEntry) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ from orchestrator.errors import AgentDied, BoardUnreachable, PackagesMissing
 
 DIAL_TIMEOUT_S = 45.0
 """A 3B+ takes seconds to start an interpreter; a sleeping card longer."""
+EMULATED_DIAL_TIMEOUT_S = 240.0
+"""An emulated core takes ten times as long, on a busy host thirty times."""
+
 PROBE_TIMEOUT_S = 300.0
 """Six imports, one after the other on a board with one core; the probe bounds each."""
 
@@ -44,11 +47,13 @@ class SshBoard:
         home: str,
         python: str | None = None,
         extra: tuple[str, ...] = (),
+        dial_timeout_s: float = DIAL_TIMEOUT_S,
     ) -> None:
         self._target = target
         self._home = home
         self._python = python
         self._extra = extra
+        self._dial_timeout_s = dial_timeout_s
 
     @property
     def name(self) -> str:
@@ -108,7 +113,7 @@ class SshBoard:
         words = " ".join(["dial --home", remote_path(self._home), *map(remote_path, self._extra)])
         argv = self._target.argv(self._agent(bundle, words))
         try:
-            return ProcessLink.dial(argv, self.name, DIAL_TIMEOUT_S)
+            return ProcessLink.dial(argv, self.name, self._dial_timeout_s)
         except OSError as exc:
             raise BoardUnreachable(f"cannot run ssh here: {exc.strerror}", self.name) from exc
 

@@ -7,12 +7,16 @@ off is refused, but for `power_on`.
 from __future__ import annotations
 
 import signal
+import time
+from typing import Final
 
 from orchestrator.boards.sshcommand import SshTarget
 from orchestrator.lab import machine, monitor, process, qemu
 from orchestrator.lab.errors import VirtualBoardFailed
 from orchestrator.lab.layout import Lab
 from orchestrator.lab.process import ProcessId
+
+_POLL_S: Final = 0.01
 
 
 def set_link(lab: Lab, name: str, up: bool) -> None:
@@ -25,8 +29,11 @@ def set_link(lab: Lab, name: str, up: bool) -> None:
 
 
 def freeze(lab: Lab, name: str) -> None:
-    """Stop a board between two instructions, its clock too."""
-    process.send(_running(lab, name), signal.SIGSTOP)
+    """Stop a board between two instructions, its clock too; it is when this returns."""
+    found = _running(lab, name)
+    process.send(found, signal.SIGSTOP)
+    while process.is_running(found) and not process.is_frozen(found):
+        time.sleep(_POLL_S)  # a signal arrives when the kernel sees fit
 
 
 def thaw(lab: Lab, name: str) -> None:

@@ -78,11 +78,6 @@ class BoardFolder:
         """The Unix socket of its emulator's machine protocol (QMP)."""
         return self.path / "monitor"
 
-    @property
-    def pid_file(self) -> Path:
-        """Written by the emulator itself."""
-        return self.path / "pid"
-
     def read(self) -> BoardState | None:
         """What is recorded; None where that is missing, or was written by another version."""
         try:

@@ -72,7 +72,7 @@ def start(lab: Lab, folder: BoardFolder, clock_utc: str | None = None) -> BoardS
     state = recorded(folder)
     root = _emulator_version() if os.geteuid() == 0 else None
     for _ in range(_PORT_TRIES):
-        for leftover in (folder.monitor, folder.console, folder.pid_file):
+        for leftover in (folder.monitor, folder.console):
             leftover.unlink(missing_ok=True)
         words = qemu.argv(kind_of(folder.name), state, drop_privileges=root, clock_utc=clock_utc)
         result = _run(words, lab, folder)
@@ -109,7 +109,7 @@ def stop(lab: Lab, folder: BoardFolder, target: SshTarget | None) -> None:
     state = folder.read()
     if state is not None:
         folder.write(msgspec.structs.replace(state, process=None))
-    for leftover in (folder.monitor, folder.console, folder.pid_file):
+    for leftover in (folder.monitor, folder.console):
         leftover.unlink(missing_ok=True)
 
 

@@ -35,7 +35,7 @@ def argv(
     image = f"../../images/{state.image}"
     words = ["nice", "-n", "10", EMULATOR, "-name", state.name]
     words += ["-nodefaults", "-no-user-config", "-display", "none", "-daemonize"]
-    words += ["-pidfile", "pid", "-M", "virt", "-accel", "tcg", "-cpu", kind.cpu]
+    words += ["-M", "virt", "-accel", "tcg", "-cpu", kind.cpu]
     words += ["-smp", "1", "-m", str(MEMORY_MIB)]
     words += ["-kernel", f"{image}/kernel", "-initrd", f"{image}/initrd"]
     words += ["-append", "console=ttyAMA0 quiet panic=5"]

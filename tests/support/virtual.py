@@ -1,0 +1,89 @@
+"""A lab for tests whose emulator is a small daemon: everything but the boards is real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.lab import control, hosttools, image, machine, process
+from orchestrator.lab.image import Image
+from orchestrator.lab.layout import BoardFolder, Lab
+from orchestrator.lab.process import ProcessId
+from orchestrator.workspace import Workspace
+
+INVENTORY = "boards:\n  local: {local: true}\n"
+_FAKE = Path(__file__).with_name("fakeqemu.py")
+
+
+@dataclass
+class FakeLab:
+    """A workspace with a lab; `said` is what a user would have been told."""
+
+    place: Workspace
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def lab(self) -> Lab:
+        return Lab(self.place.lab)
+
+    def board(self, name: str) -> BoardFolder:
+        return self.lab.board(name)
+
+    def running(self, name: str) -> ProcessId | None:
+        return machine.running(self.lab, self.board(name))
+
+    def up(self, *names: str, bare: bool | None = None) -> None:
+        control.up(self.place, names, bare=bare, log=self.said.append)
+
+    def down(self, *names: str) -> None:
+        control.down(self.place, names, self.said.append)
+
+    def remove(self, *names: str) -> None:
+        control.remove(self.place, names, self.said.append)
+
+    def asked(self, name: str) -> list[str]:
+        """What the emulator's monitor was asked."""
+        notes = self.board(name).path / "asked.txt"
+        return notes.read_text().splitlines() if notes.exists() else []
+
+    def conditions(self) -> dict[str, str]:
+        return {status.name: status.condition for status in control.status(self.place)}
+
+    def end_everything(self) -> None:
+        for found in process.marked(self.lab.root):
+            process.end(found, 5)
+
+
+def make_fake_lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLab:
+    """A workspace in `folder`, and a PATH whose first QEMU is the fake one."""
+    (folder / "bin").mkdir(parents=True)
+    _script(folder / "bin" / "qemu-system-aarch64", f'exec {sys.executable} -I {_FAKE} "$@"')
+    _script(folder / "bin" / "qemu-img", "for disk; do :; done; echo overlay >$disk")
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(hosttools, "require", lambda: None)
+    monkeypatch.setattr(image, "ensure_image", lambda lab, _log: Image(_made(lab, "image-1")))
+    monkeypatch.setattr(image, "ensure_packages", lambda lab, _log: _made(lab, "packages-1").name)
+    monkeypatch.setattr(machine, "_login", _let_in)
+    monkeypatch.setattr(machine, "_emulator_version", lambda: (7, 2))
+    (folder / "inventory.yaml").write_text(INVENTORY)
+    return FakeLab(Workspace(folder / "inventory.yaml"))
+
+
+def _script(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+
+
+def _made(lab: Lab, name: str) -> Path:
+    path = lab.images / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _let_in(*_args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess([], 0, "", "")
