@@ -36,4 +36,4 @@ class AlreadyServing(AgentUnavailable):
 class OtherVersionBusy(AgentUnavailable):
     """A daemon of another version serves this directory, and a run is using it."""
 
-    exit_code = 64
+    exit_code = 66

@@ -50,6 +50,3 @@ def store(ready_template: Path, path: Path) -> Iterator[Store]:
     with Store.open(path, create=False) as opened:
         yield opened
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "postgres: needs PostgreSQL's own programs")
