@@ -184,7 +184,7 @@ class WorkerKilled(BoardFailure):
 
 
 class BoardUnfit(BoardFailure):
-    """The board can never measure as it is; the message has the reason and the way out."""
+    """The board cannot measure as it is; the message has the reason and the way out."""
 
     exit_code = 53
 

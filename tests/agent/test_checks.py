@@ -4,6 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from support.boardfiles import Ticking, put, stat_line
 
 from agent import checks, doctor, heat
 from agent.busy import SAMPLE_S, Busy, busiest, load_average, processes
@@ -11,32 +12,6 @@ from agent.checks import Imported
 from agent.doctor import import_runtime
 
 GIB = 1 << 30
-
-
-def put(root, path, text):
-    file = Path(root, path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-
-
-def stat_line(pid, name, parent, ticks, started=100):
-    before = f"{pid} ({name}) R {parent} {pid} {pid} 0 -1 4194304 10 0 0 0"
-    return f"{before} {ticks} 0 0 0 20 0 1 0 {started} 1000 20\n"
-
-
-class Ticking:
-    """A clock that passes only while somebody sleeps; `meanwhile` happens then."""
-
-    def __init__(self, meanwhile=lambda: None):
-        self.now_ns = 0
-        self.meanwhile = meanwhile
-
-    def __call__(self):
-        return self.now_ns
-
-    def sleep(self, seconds):
-        self.now_ns += round(seconds * 1e9)
-        self.meanwhile()
 
 
 def test_userland():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.agentkit import agent_process, wait_until
+from support.boardfiles import Ticking, put, stat_line
 
 from agent import doctor, wire
 from agent.checks import Imported
@@ -26,17 +27,6 @@ NAMES = (
     "userland", "instruction set", "runtime", "governor", "power supply", "throttling", "vcgencmd",
     "temperature", "memory", "swap", "disk", "other load", "network", "emulated",
 )  # fmt: skip
-
-
-def put(root, path, text):
-    file = Path(root, path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-
-
-def stat_line(pid, name, parent, ticks, started=100):
-    before = f"{pid} ({name}) R {parent} {pid} {pid} 0 -1 4194304 10 0 0 0"
-    return f"{before} {ticks} 0 0 0 20 0 1 0 {started} 1000 20\n"
 
 
 def meminfo(available_mib, swap_mib=0, swap_free_mib=0):
@@ -77,21 +67,6 @@ def pi5(tmp_path):
     """A Raspberry Pi 5: throttle bits come from vcgencmd."""
     model = "Raspberry Pi 5 Model B Rev 1.0\0"
     return board(tmp_path / "pi5", model=model, features=V8_2, part="d0b", temp=48312)
-
-
-class Ticking:
-    """A clock that passes only while somebody sleeps; `meanwhile` happens then."""
-
-    def __init__(self, meanwhile=lambda: None):
-        self.now_ns = 0
-        self.meanwhile = meanwhile
-
-    def __call__(self):
-        return self.now_ns
-
-    def sleep(self, seconds):
-        self.now_ns += round(seconds * 1e9)
-        self.meanwhile()
 
 
 def firmware(bits):

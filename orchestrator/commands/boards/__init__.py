@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 SUBCOMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "list": "Show the boards of the inventory; nothing is contacted.",
+        "list": "Show the boards of the inventory; --probe contacts them.",
         "trust": "Show a board's host key and record it; --copy-key puts your key there.",
         "provision": "Make a bare board one that measures; without root and internet.",
-        "check": "Contact boards and show what each of them is.",
+        "check": "Have boards examine themselves: can they be trusted now?",
         "remove": "Stop the agent and remove all that was put on a board.",
     }
 )

@@ -1,98 +1,63 @@
-"""`orchestrator boards check`: whether boards answer, and what they are."""
+"""`orchestrator boards check`: whether boards can be trusted now."""
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.commands import inventory_option
 from orchestrator.commands.boards import fail_together, opened
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.census import Answer
-    from orchestrator.clones import Identity
-
-_MEBIBYTE = 1 << 20
+LIMIT_S = 240.0
+"""Longest wait for one board: its agent may have to be put there and started first."""
 
 
 @click.command("check")
 @click.argument("boards", default="all")
+@click.option("--verbose", is_flag=True, help="Show every check, also those that found no fault.")
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
+@click.option(
+    "--within",
+    type=click.FloatRange(min=1),
+    default=LIMIT_S,
+    metavar="SECONDS",
+    show_default=True,
+    help="Give a board up that has not answered by then.",
+)
 @inventory_option
-def command(boards: str, inventory: Path | None) -> None:
-    """Contact BOARDS (default: all) and show what each of them is.
+def command(
+    boards: str, verbose: bool, as_json: bool, within: float, inventory: Path | None
+) -> None:
+    """Have BOARDS (default: all) examine themselves, and show what disturbs a measurement.
 
-    The agent is installed where it is missing. The exit code is that of the failures' class.
+    The agent is installed where it is missing. Boards with warnings are ready; a board that is
+    not fit ends the command with code 53, one that does not answer with the code of its error.
     """
-    from orchestrator import census, clones, tables, trust  # noqa: PLC0415 - keeps --help fast
+    from orchestrator import census, checkup, clones, tables, trust  # noqa: PLC0415 - keeps --help fast
     from orchestrator import inventory as inventories  # noqa: PLC0415 - keeps --help fast
     from orchestrator.boards.registry import make_board  # noqa: PLC0415 - keeps --help fast
-    from orchestrator.tables import Column  # noqa: PLC0415 - keeps --help fast
+    from orchestrator.clock import SystemClock  # noqa: PLC0415 - keeps --help fast
     from orchestrator.text import printable  # noqa: PLC0415 - keeps --help fast
 
     place, known = opened(inventory)
     entries = inventories.select(known, boards)
     answers = census.ask(
-        [make_board(entry, known, place) for entry in entries], socket.gethostname()
+        [make_board(entry, known, place) for entry in entries],
+        lambda session: checkup.examine(session, socket.gethostname(), SystemClock()),
+        limit_s=within,
     )
-    columns = [
-        Column("board"),
-        Column("state"),
-        Column("what it is"),
-        Column("instruction set", spare=1),
-        Column("cores", figures=True),
-        Column("free MiB", figures=True),
-        Column("°C", figures=True),
-        Column("Python", spare=3),
-        Column("onnxruntime", spare=2),
-    ]
-    tables.show(tables.console(), columns, [_row(answer) for answer in answers])
-    errors = [answer.error for answer in answers if answer.error is not None]
-    for answer in answers:
-        if answer.hello is not None and answer.hello.fingerprint.emulated:
-            click.echo(f"{answer.board}: emulated; its times are no speeds")
-    for warning in clones.warnings(_identities(answers, trust.identities(place.known_hosts))):
-        click.echo(f"WARNING: {printable(warning)}")
-    fail_together(errors)
+    local = [entry.name for entry in entries if entry.kind == "local"]
+    who = checkup.identities(answers, trust.identities(place.known_hosts), local)
+    warnings = clones.warnings(who)
+    if as_json:
+        click.echo(json.dumps(checkup.as_json(answers, warnings), indent=2))
+    else:
+        from orchestrator import checkscreen  # noqa: PLC0415 - JSON does without it
 
-
-def _identities(answers: Sequence[Answer], trusted: Sequence[Identity]) -> list[Identity]:
-    """What tells the boards that answered apart: their fingerprints and their host keys."""
-    from orchestrator.clones import Identity  # noqa: PLC0415 - keeps --help fast
-
-    keys = {one.board: one.host_keys for one in trusted}
-    return [
-        Identity(
-            board=answer.board,
-            serial=answer.hello.fingerprint.serial or "",
-            hostname=answer.hello.fingerprint.hostname,
-            host_keys=keys.get(answer.board, frozenset()),
-        )
-        for answer in answers
-        if answer.hello is not None
-    ]
-
-
-def _row(answer: Answer) -> list[str]:
-    from orchestrator.text import printable  # noqa: PLC0415 - keeps --help fast
-
-    if answer.hello is None:
-        return [answer.board, "FAILED", type(answer.error).__name__, *["-"] * 6]
-    found, now = answer.hello.fingerprint, answer.hello.reading
-    free = now.memory_available_bytes
-    held = answer.hello.lease
-    return [
-        answer.board,
-        "ready" if held is None else f"leased by {printable(held.holder)}",
-        printable(found.board_model or found.cpu_model or found.machine),
-        found.isa,
-        str(found.cpu_count),
-        "-" if free is None else str(free // _MEBIBYTE),
-        "-" if now.temp_c is None else f"{now.temp_c:.1f}",
-        printable(found.python),
-        printable(found.packages.get("onnxruntime", "-")),
-    ]
+        checkscreen.show(tables.console(), answers, verbose=verbose)
+        for warning in warnings:
+            click.echo(f"WARNING: {printable(warning)}")
+    fail_together(checkup.unfit(answers))
