@@ -1,10 +1,8 @@
 """TinyDet: a small anchor-free detector of our own, under one million parameters.
 
 A plain backbone (convolution, batch norm, ReLU: the pattern that every runtime fuses and
-quantizes well), a top-down neck, and one head a scale that tells for every cell how far the
-four sides of a box are, and a score for each class. A distance is told as a distribution over
-0, 1, .. 15 cells whose mean counts (Li et al., Generalized Focal Loss, 2020): sharper boxes than
-from one number. Cells are called anchors below.
+quantizes well), a top-down neck, and one head a scale that tells for every cell the distances
+to the four sides of a box and a score for each class. Cells are called anchors below.
 
 Everything after the last convolution is the submodule `decode`, so that its nodes are named
 `/decode/...` in the exported file and a recipe can leave them in float: boxes in pixels and
@@ -23,8 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 STRIDES: Final = (8, 16, 32)
-BINS: Final = 16
-"""Distances, in cells, over which a side's distribution runs: 0 to 15."""
 IMGSZ: Final = 160
 DECODE_PREFIX: Final = "/decode/"
 """How the ONNX names of all decode nodes begin."""
@@ -56,18 +52,19 @@ class Residual(nn.Module):
 
 
 class Head(nn.Module):
-    """Distances of the four sides and class scores of one scale, as logits."""
+    """Box distances and class scores of one scale, as logits."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.box_tower = ConvUnit(channels, channels)
         self.class_tower = ConvUnit(channels, channels)
-        self.box = nn.Conv2d(channels, 4 * BINS, 1)
+        self.box = nn.Conv2d(channels, 4, 1)
         self.cls = nn.Conv2d(channels, num_classes, 1)
+        nn.init.constant_(self.box.bias, 1.0)  # first boxes are about three cells wide
         nn.init.constant_(self.cls.bias, -4.6)  # first scores are about 0.01: few objects
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, c, h, w) -> (n, 4 * BINS, h, w) and (n, classes, h, w)."""
+        """(n, c, h, w) -> (n, 4, h, w) and (n, classes, h, w)."""
         return self.box(self.box_tower(x)), self.cls(self.class_tower(x))
 
 
@@ -76,7 +73,6 @@ class Decode(nn.Module):
 
     centres: Tensor  # (1, 2, anchors) x and y of each cell's centre in input pixels
     strides: Tensor  # (1, 1, anchors)
-    bins: Tensor  # (1, 1, BINS, 1)
 
     def __init__(self, num_classes: int, imgsz: int) -> None:
         super().__init__()
@@ -85,29 +81,22 @@ class Decode(nn.Module):
         centres, strides = anchor_grid(imgsz)
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("strides", strides, persistent=False)
-        bins = torch.arange(BINS, dtype=torch.float32).reshape(1, 1, BINS, 1)
-        self.register_buffer("bins", bins, persistent=False)
 
     def join(self, levels: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Maps of all scales -> (n, 4, BINS, anchors) and (n, classes, anchors) logits.
+        """Maps of all scales -> (n, 4, anchors) distances and (n, classes, anchors) logits.
 
         The sizes are plain numbers, so that the exported file computes no shapes.
         """
         sized = list(zip(levels, self.cells, strict=True))
-        boxes = [box.reshape(-1, 4, BINS, cells) for (box, _), cells in sized]
+        boxes = [box.reshape(-1, 4, cells) for (box, _), cells in sized]
         classes = [cls.reshape(-1, self.num_classes, cells) for (_, cls), cells in sized]
-        return torch.cat(boxes, dim=3), torch.cat(classes, dim=2)
-
-    def corners(self, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n, 4, BINS, anchors) -> top left and bottom right, (n, 2, anchors) pixels."""
-        cells = (distances.softmax(dim=2) * self.bins).sum(dim=2)  # left, top, right, bottom
-        to_low, to_high = (cells * self.strides).split(2, dim=1)
-        return self.centres - to_low, self.centres + to_high
+        return torch.cat(boxes, dim=2), torch.cat(classes, dim=2)
 
     def forward(self, levels: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Rows 0..3 are cx, cy, w, h in input pixels, the others scores in 0..1."""
         distances, logits = self.join(levels)
-        low, high = self.corners(distances)
+        to_low, to_high = (functional.softplus(distances) * self.strides).split(2, dim=1)
+        low, high = self.centres - to_low, self.centres + to_high  # (n, 2, a) each
         return torch.cat([(low + high) / 2, high - low, logits.sigmoid()], dim=1)
 
 

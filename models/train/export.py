@@ -26,6 +26,8 @@ class Training:
 
     train_images: int
     epochs: int
+    schedule_epochs: int
+    """For how many epochs the learning rate's descent is laid out; `epochs` may be fewer."""
     seed: int
     bfloat16: bool
 

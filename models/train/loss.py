@@ -1,8 +1,7 @@
-"""What TinyDet is trained against: task-aligned assignment, then three losses.
+"""What TinyDet is trained against: task-aligned assignment, then GIoU and cross entropy.
 
 The assignment follows TOOD (Feng et al., 2021): an object gets the cells that already score
-and fit best for it, and the wanted score of such a cell is how well its box fits. The losses
-are GIoU and the distribution focal loss (Li et al., 2020) for boxes, cross entropy for classes.
+and fit best for it, and the wanted score of such a cell is how well its box fits.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.nets.tinydet import BINS, Decode
-
 _CANDIDATES: Final = 10
 """Cells an object may get."""
 _SCORE_POWER: Final = 0.5
@@ -23,7 +20,6 @@ _FIT_POWER: Final = 6.0
 _MIN_HALF_SIDE: Final = 6.0
 """Pixels: an object smaller than a cell still has a cell centre within this reach."""
 _BOX_WEIGHT: Final = 7.5
-_SIDES_WEIGHT: Final = 1.5
 _CLASS_WEIGHT: Final = 0.5
 
 
@@ -38,16 +34,22 @@ class Truth:
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts, and their weighted sum to minimise."""
+    """Both parts, and their weighted sum to minimise."""
 
     box: Tensor
-    sides: Tensor
     cls: Tensor
 
     @property
     def total(self) -> Tensor:
         """The number that is minimised."""
-        return _BOX_WEIGHT * self.box + _SIDES_WEIGHT * self.sides + _CLASS_WEIGHT * self.cls
+        return _BOX_WEIGHT * self.box + _CLASS_WEIGHT * self.cls
+
+
+def to_corners(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """Distance logits (n, 4, anchors) -> boxes (n, anchors, 4) as x1, y1, x2, y2 in pixels."""
+    sides = functional.softplus(distances) * strides
+    corners = torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], dim=1)
+    return corners.transpose(1, 2)
 
 
 def overlap(a: Tensor, b: Tensor, *, generalized: bool = False) -> Tensor:
@@ -101,13 +103,18 @@ def _near(centres: Tensor, boxes: Tensor) -> Tensor:
     return (away < half[:, :, None]).all(dim=-1)
 
 
-def detection_loss(decode: Decode, distances: Tensor, logits: Tensor, truth: Truth) -> Losses:
-    """Loss of one batch from joined logits (n, 4, BINS, anchors) and (n, classes, anchors)."""
-    boxes = torch.cat(decode.corners(distances), dim=1).transpose(1, 2)  # (n, anchors, 4)
+def detection_loss(
+    distances: Tensor, logits: Tensor, centres: Tensor, strides: Tensor, truth: Truth
+) -> Losses:
+    """Loss of one batch.
+
+    distances (n, 4, anchors), logits (n, classes, anchors), centres (1, 2, anchors),
+    strides (1, 1, anchors).
+    """
+    boxes = to_corners(distances, centres, strides)
     logits = logits.transpose(1, 2)  # (n, anchors, classes)
-    centres = decode.centres[0].T  # (anchors, 2)
     with torch.no_grad():
-        owner, wanted = assign(logits.sigmoid(), boxes, centres, truth)
+        owner, wanted = assign(logits.sigmoid(), boxes, centres[0].T, truth)
     taken = wanted > 0
     total = wanted.sum().clamp(min=1)
 
@@ -116,26 +123,6 @@ def detection_loss(decode: Decode, distances: Tensor, logits: Tensor, truth: Tru
     target.scatter_(2, owner_class[..., None], wanted[..., None])
     class_loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
 
-    goal = truth.boxes.gather(1, owner[..., None].expand(-1, -1, 4))[taken]  # (k, 4)
-    misfit = 1 - overlap(boxes[taken], goal, generalized=True)
-    reach = torch.cat([centres, -centres], dim=1).expand(len(taken), -1, -1)[taken]
-    signed = torch.cat([goal[:, :2], -goal[:, 2:]], dim=1)
-    cells = (reach - signed) / decode.strides[0].T.expand(len(taken), -1, -1)[taken]  # (k, 4)
-    spread = _sides_loss(distances.permute(0, 3, 1, 2)[taken], cells)
-    weight = wanted[taken]
-    return Losses(
-        box=(misfit * weight).sum() / total,
-        sides=(spread * weight).sum() / total,
-        cls=class_loss / total,
-    )
-
-
-def _sides_loss(distances: Tensor, cells: Tensor) -> Tensor:
-    """Cross entropy with the two bins around each wanted distance; (k, 4, BINS), (k, 4) -> (k,)."""
-    cells = cells.clamp(0, BINS - 1.01)
-    low = cells.floor().long()  # (k, 4)
-    log_share = distances.log_softmax(dim=2)
-    below = log_share.gather(2, low[..., None])[..., 0]
-    above = log_share.gather(2, low[..., None] + 1)[..., 0]
-    part = cells - low
-    return -(below * (1 - part) + above * part).mean(dim=1)
+    goal = truth.boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+    misfit = 1 - overlap(boxes[taken], goal[taken], generalized=True)
+    return Losses(box=(misfit * wanted[taken]).sum() / total, cls=class_loss / total)

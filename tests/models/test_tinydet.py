@@ -48,7 +48,7 @@ def test_card_says_what_the_file_says(measured: dict[str, Any]) -> None:
 
 def test_shipped_detector_is_good_and_not_perfect() -> None:
     """Figures that compression can change: far from useless and from saturated."""
-    assert 0.84 <= CARD["map50"] < 0.99
+    assert 0.85 <= CARD["map50"] < 0.99
     assert CARD["map50_95"] < CARD["map50"]
     assert (CARD["scored_on"], CARD["images"]) == ("shapes-v1/val", 256)
 

@@ -10,15 +10,17 @@ torch = pytest.importorskip("torch", reason="training needs torch: install the e
 
 from agent.wire import ImagePrep  # noqa: E402 - after the skip
 from models.data.draw import CLASS_NAMES  # noqa: E402
-from models.nets.tinydet import BINS, TinyDet, anchor_grid, count_parameters  # noqa: E402
+from models.nets.tinydet import Decode, TinyDet, anchor_grid, count_parameters  # noqa: E402
 from models.train.batches import Example, augment, collate, load_example  # noqa: E402
 from models.train.export import Training, export_onnx  # noqa: E402
-from models.train.loss import Truth, assign, detection_loss, overlap  # noqa: E402
+from models.train.loss import Losses, Truth, assign, detection_loss, overlap  # noqa: E402
 from models.train.tinydet import train  # noqa: E402
+
+Tensor = torch.Tensor
 
 pytestmark = pytest.mark.torch
 
-TRAINING = Training(train_images=16, epochs=2, seed=5, bfloat16=False)
+TRAINING = Training(train_images=16, epochs=8, schedule_epochs=10, seed=5, bfloat16=False)
 
 
 def truth(*boxes: tuple[float, ...], classes: tuple[int, ...]) -> Truth:
@@ -40,16 +42,16 @@ def test_other_sizes_are_multiples_of_32() -> None:
         TinyDet(2, 100)
 
 
-def test_decode_puts_sides_where_the_bins_point() -> None:
-    """A cell whose distributions point at 1, 2, 3, 4 cells decodes to that box in pixels."""
+def test_decode_puts_sides_where_the_logits_say() -> None:
+    """A cell's four distances, in strides after softplus, become centre and size in pixels."""
     net = TinyDet(1, 32)
-    distances = torch.zeros(1, 4, BINS, 16 + 4 + 1)
-    for side, bin_ in enumerate((1, 2, 3, 4)):
-        distances[0, side, bin_, 5] = 50.0
-    low, high = net.decode.corners(distances)
-    centre = anchor_grid(32)[0][0, :, 5]
-    assert low[0, :, 5].tolist() == pytest.approx((centre - torch.tensor([8.0, 16.0])).tolist())
-    assert high[0, :, 5].tolist() == pytest.approx((centre + torch.tensor([24.0, 32.0])).tolist())
+    levels = [(torch.zeros(1, 4, s, s), torch.zeros(1, 1, s, s)) for s in (4, 2, 1)]
+    cells = torch.tensor([1.0, 2.0, 3.0, 4.0])  # left, top, right, bottom
+    levels[0][0][0, :, 1, 2] = torch.log(torch.expm1(cells))
+    out = net.decode(levels)[0, :, 1 * 4 + 2]
+    x, y = (2 + 0.5) * 8, (1 + 0.5) * 8
+    wanted = [x + (3 - 1) * 8 / 2, y + (4 - 2) * 8 / 2, (1 + 3) * 8, (2 + 4) * 8, 0.5]
+    assert out.tolist() == pytest.approx(wanted, abs=1e-4)
 
 
 def test_overlap_of_known_boxes() -> None:
@@ -89,30 +91,33 @@ def test_object_smaller_than_a_cell_still_gets_one() -> None:
     assert (wanted > 0).any()
 
 
+def losses_of(decode: Decode, distances: Tensor, logits: Tensor, objects: Truth) -> Losses:
+    return detection_loss(distances, logits, decode.centres, decode.strides, objects)
+
+
 def test_loss_without_objects_is_only_about_classes() -> None:
     """An image without objects pulls scores down and leaves boxes alone."""
     net = TinyDet(2, 64)
     empty = Truth(
         torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1).bool()
     )
-    losses = detection_loss(
-        net.decode, *net.decode.join(net.levels(torch.zeros(1, 3, 64, 64))), empty
-    )
-    assert losses.box.item() == losses.sides.item() == 0
+    joined = net.decode.join(net.levels(torch.zeros(1, 3, 64, 64)))
+    losses = losses_of(net.decode, *joined, empty)
+    assert losses.box.item() == 0
     assert losses.cls.item() > 0
 
 
 def test_loss_falls_when_the_prediction_is_right() -> None:
-    """Pointing the right cell's distributions and class at the object lowers every part."""
+    """Pointing the right cell's distances and class at the object lowers both parts."""
     decode = TinyDet(2, 64).decode
     goal = truth((12.0, 12.0, 28.0, 28.0), classes=(1,))
-    distances, logits = torch.zeros(1, 4, BINS, 84), torch.full((1, 2, 84), -4.0)
-    before = detection_loss(decode, distances, logits, goal)
+    distances, logits = torch.zeros(1, 4, 84), torch.full((1, 2, 84), -4.0)
+    before = losses_of(decode, distances, logits, goal)
     cell = 2 * 8 + 2  # its centre is (20, 20): one cell of 8 pixels to every side
-    distances[0, :, 1, cell], logits[0, 1, cell] = 20.0, 2.0
-    after = detection_loss(decode, distances, logits, goal)
+    distances[0, :, cell] = torch.log(torch.expm1(torch.tensor(1.0)))
+    logits[0, 1, cell] = 2.0
+    after = losses_of(decode, distances, logits, goal)
     assert after.box < before.box
-    assert after.sides < before.sides
     assert after.cls < before.cls
 
 
@@ -155,12 +160,11 @@ def test_collated_batch_pads_objects() -> None:
 def test_training_is_repeatable_and_lowers_the_loss() -> None:
     """The same seed gives the same weights; a few epochs lower the loss."""
     said: list[str] = []
-    settings = Training(train_images=32, epochs=6, seed=5, bfloat16=False)
-    first, second = train(settings, said.append), train(settings, lambda _: None)
+    first, second = train(TRAINING, said.append), train(TRAINING, lambda _: None)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
     losses = [float(line.split("class")[1].split()[0]) for line in said if "epoch " in line]
-    assert len(losses) == 6
+    assert len(losses) == 8
     assert losses[-1] < losses[0]
 
 
