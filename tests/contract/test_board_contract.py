@@ -76,6 +76,17 @@ def test_hello(session: Session) -> None:
     assert hello.monotonic_ns > 0
 
 
+def test_doctor(rig: Rig, session: Session) -> None:
+    """A board examines itself without keeping a call waiting; the diagnosis has checks."""
+    end_s = rig.clock.monotonic_s() + 60
+    while not (diagnosis := session.doctor()).complete:
+        assert rig.clock.monotonic_s() < end_s, "the diagnosis did not end"
+        rig.clock.sleep(0.1)
+    assert diagnosis.checks
+    assert len({check.name for check in diagnosis.checks}) == len(diagnosis.checks)
+    assert abs(diagnosis.board_utc_ns / 1e9 - rig.clock.utc().timestamp()) < 60
+
+
 def test_push_and_again(session: Session, tmp_path: Path) -> None:
     """A pushed file is complete on the board, and a second push of it moves no data."""
     file = new_file(tmp_path, 2 * wire.CHUNK_BYTES + 17)
