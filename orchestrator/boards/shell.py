@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -80,13 +81,15 @@ class LocalShell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=None if self._environment is None else dict(self._environment),
+            start_new_session=True,
         )
-        with contextlib.ExitStack() as ended:
-            ended.callback(process.wait)
-            ended.callback(process.kill)
+        with process:
             try:
                 said, complained = process.communicate(b"".join(chunks), timeout_s)
-            except subprocess.TimeoutExpired as exc:
+            except BaseException as exc:
+                os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+                if not isinstance(exc, subprocess.TimeoutExpired):
+                    raise
                 raise BoardUnreachable(
                     f"{self._name}: a command did not end within {timeout_s:.0f} s"
                 ) from exc

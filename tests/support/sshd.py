@@ -42,7 +42,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _keygen(path: Path) -> Path:
+def keygen(path: Path) -> Path:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=30
     )
@@ -52,7 +52,7 @@ def _keygen(path: Path) -> Path:
 @contextlib.contextmanager
 def running_sshd(folder: Path) -> Iterator[Sshd]:
     """Start sshd on a free loopback port; ended by pid at the end."""
-    host_key, user_key = _keygen(folder / "host_key"), _keygen(folder / "user_key")
+    host_key, user_key = keygen(folder / "host_key"), keygen(folder / "user_key")
     authorized = folder / "authorized_keys"
     shutil.copy(user_key.with_suffix(".pub"), authorized)
     authorized.chmod(0o600)
