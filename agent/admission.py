@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,9 @@ JOURNAL_BYTES: Final = 2 * 16 * MAX_SAMPLES + (16 << 20)
 """Room for the largest journal: samples of 16 bytes, twice while they are cut to size; the rest
 (readings, detections) is a few MB."""
 
+JOURNALS_BYTES: Final = 2 << 30
+"""All journals that no host has acknowledged: nothing measured is deleted, so no more is begun."""
+
 MAX_DEADLINE_NS: Final = 7 * 24 * 3600 * 1_000_000_000
 _NAMED: Final = 20
 """How many missing digests a message lists."""
@@ -33,14 +36,13 @@ def check_spec(spec: TrialSpec) -> None:
             FailureKind.BAD_REQUEST,
             f"deadline_ns: {spec.deadline_ns} is not within 1..{MAX_DEADLINE_NS}",
         )
-    for sha256 in (spec.artifact.sha256, *(image.sha256 for image in _images(spec))):
+    for sha256 in digests(spec):
         checked_digest(sha256)
 
 
 def check_artifacts(spec: TrialSpec, size_bytes: Callable[[str], int | None]) -> None:
     """Raise Refused unless model and images are here (`size_bytes` is None for what is not)."""
-    wanted = dict.fromkeys([spec.artifact.sha256, *(image.sha256 for image in _images(spec))])
-    missing = [sha256 for sha256 in wanted if size_bytes(sha256) is None]
+    missing = [sha256 for sha256 in digests(spec) if size_bytes(sha256) is None]
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise Refused(
@@ -74,6 +76,27 @@ def check_disk(free_bytes: int, directory: Path) -> None:
             f"a trial's journal may need {JOURNAL_BYTES} bytes and {free_bytes} are free on the "
             f"disk of {directory}; make room on the board",
         )
+
+
+def check_journals(held: Mapping[str, int], directory: Path, limit_bytes: int) -> None:
+    """Raise Refused (disk_full) where journals wait that nobody fetched; `held` is bytes by run."""
+    total = sum(held.values())
+    if total <= limit_bytes:
+        return
+    runs = sorted(held, key=lambda run_id: -held[run_id])
+    commands = ", ".join(f"`orchestrator resume {run_id}`" for run_id in runs[:_NAMED])
+    raise Refused(
+        FailureKind.DISK_FULL,
+        f"journals of {total} bytes wait to be fetched and at most {limit_bytes} are kept; fetch "
+        f"them with {commands} on the host that began it, or delete what nobody needs in "
+        f"{directory}",
+    )
+
+
+def digests(spec: TrialSpec) -> tuple[str, ...]:
+    """Every file that a trial needs, each once, the model first."""
+    names = (spec.artifact.sha256, *(image.sha256 for image in _images(spec)))
+    return tuple(dict.fromkeys(names))
 
 
 def _images(spec: TrialSpec) -> tuple[ImageRef, ...]:

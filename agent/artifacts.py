@@ -2,6 +2,9 @@
 
 A file arrives in order, chunk by chunk, as `<sha256>.part`, and gets its name only when its
 digest is right and its bytes are on the disk. A cut push goes on where it stopped.
+
+Where room is short, files go that were used longest ago (their mtime says when), but none that
+the run holding the lease has asked for, pushed or started a trial with.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -28,10 +32,14 @@ RESERVE_BYTES: Final = 256 << 20
 LIMIT_BYTES: Final = 16 << 30
 """Largest sum of all artifacts of one agent."""
 
+STALE_PART_S: Final = 7 * 24 * 3600.0
+"""What arrived of a file that nobody went on pushing is deleted after so long."""
+
 _SYNC_BYTES: Final = 16 << 20
 """Written to the disk at least so often, so that no call waits for more than this."""
 _READ_BYTES: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+_PART: Final = ".part"
 
 
 class _Hash(Protocol):
@@ -72,14 +80,21 @@ class Artifacts:
         reserve_bytes: int = RESERVE_BYTES,
         limit_bytes: int = LIMIT_BYTES,
         free: Callable[[Path], int] = free_bytes,
+        holder: Callable[[], str | None] = lambda: None,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
+        """`holder` says which run has the lease now, if any."""
         make_private(directory)
         self._directory = directory
         self._reserve_bytes = reserve_bytes
         self._limit_bytes = limit_bytes
         self._free = free
-        self._mutex = threading.Lock()
+        self._holder = holder
+        self._mutex = threading.RLock()
         self._arriving: dict[str, _Arriving] = {}
+        self._run: str | None = None
+        self._kept: set[str] = set()
+        _remove_stale_parts(directory, now_s() - STALE_PART_S)
         self._held_bytes = sum(entry.stat().st_size for entry in os.scandir(directory))
 
     @property
@@ -95,15 +110,48 @@ class Artifacts:
             return None
 
     def has(self, digests: Sequence[str]) -> Has:
-        """Which are complete, and how much of the others has arrived."""
+        """Which are complete, and how much of the others has arrived; they are in use now."""
         complete, partial = [], {}
-        for sha256 in digests:
+        for sha256 in self.keep(digests):
             if self.size_bytes(sha256) is not None:
                 complete.append(sha256)
                 continue
             with contextlib.suppress(FileNotFoundError):
                 partial[sha256] = self._part(sha256).stat().st_size
         return Has(tuple(complete), partial)
+
+    def keep(self, digests: Iterable[str]) -> list[str]:
+        """Note that files are in use: they are the last to go, and stay while this lease lasts.
+
+        Raises Refused (bad_request) for what is no digest.
+        """
+        named = [checked_digest(sha256) for sha256 in digests]
+        with self._mutex:
+            spared = self._spared()
+            if self._run is not None:
+                spared.update(named)
+            for sha256 in named:
+                with contextlib.suppress(OSError):
+                    os.utime(self._directory / sha256)
+        return named
+
+    def _spared(self) -> set[str]:
+        """What the run that has the lease uses; the set of a run before is forgotten."""
+        run = self._holder()
+        if run != self._run:
+            self._run, self._kept = run, set()
+        return self._kept
+
+    def discard_damaged(self, digests: Iterable[str]) -> list[str]:
+        """Delete those whose bytes are others than their names say; returns which."""
+        damaged = []
+        for sha256 in digests:
+            path = self._directory / checked_digest(sha256)
+            with self._mutex, contextlib.suppress(FileNotFoundError):
+                if file_digest(path) != sha256:
+                    self._remove(path)
+                    damaged.append(sha256)
+        return damaged
 
     def put(self, sha256: str, offset: int, total_bytes: int, data: bytes) -> Put:
         """Append a chunk at `offset`, which must be what has arrived so far.
@@ -131,11 +179,12 @@ class Artifacts:
                     FailureKind.BAD_REQUEST,
                     f"{sha256[:12]}: offset {offset}, but {have} bytes have arrived",
                 )
-            self._check_room(total_bytes - have)
+            self.keep([sha256])
+            self._make_room(total_bytes - have, sha256)
             return self._append(sha256, data, have, total_bytes)
 
     def _part(self, sha256: str) -> Path:
-        return self._directory / f"{checked_digest(sha256)}.part"
+        return self._directory / f"{checked_digest(sha256)}{_PART}"
 
     def _append(self, sha256: str, data: bytes, have: int, total_bytes: int) -> Put:
         part = self._part(sha256)
@@ -200,24 +249,65 @@ class Artifacts:
             f"{sha256[:12]}: {why}; they were deleted, push the file again",
         )
 
-    def _check_room(self, needed_bytes: int) -> None:
-        if self._free(self._directory) - needed_bytes < self._reserve_bytes:
+    def _make_room(self, needed_bytes: int, arriving: str) -> None:
+        """Delete what was used longest ago until `needed_bytes` fit; raises Refused."""
+        over_bytes = max(
+            self._reserve_bytes + needed_bytes - self._free(self._directory),
+            self._held_bytes + needed_bytes - self._limit_bytes,
+        )
+        if over_bytes <= 0:
+            return
+        spared = self._spared() | {arriving}
+        files = [Path(entry) for entry in os.scandir(self._directory)]
+        unused = [path for path in files if path.name.removesuffix(_PART) not in spared]
+        unused.sort(key=lambda path: path.stat().st_mtime_ns)
+        if sum(path.stat().st_size for path in unused) < over_bytes:
             raise self._full(needed_bytes)
-        if self._held_bytes + needed_bytes > self._limit_bytes:
-            raise Refused(
-                FailureKind.DISK_FULL,
-                f"{needed_bytes} bytes are needed, and {self._directory} holds "
-                f"{self._held_bytes} of at most {self._limit_bytes} bytes; stop the agent and "
-                f"delete files there that no run needs any more",
-            )
+        for path in unused:
+            if over_bytes <= 0:
+                return
+            over_bytes -= self._remove(path)
+
+    def _remove(self, path: Path) -> int:
+        """Delete a file of the store; returns the bytes it had."""
+        size = path.stat().st_size
+        path.unlink()
+        self._held_bytes -= size
+        self._arriving.pop(path.name.removesuffix(_PART), None)
+        return size
 
     def _full(self, needed_bytes: int) -> Refused:
         free = self._free(self._directory)
         return Refused(
             FailureKind.DISK_FULL,
-            f"{needed_bytes} bytes are needed, {free} are free and {self._reserve_bytes} of them "
-            f"are kept for the system; make room, for instance in {self._directory}",
+            f"{needed_bytes} bytes are needed; {free} are free, of which {self._reserve_bytes} are "
+            f"kept for the system, and {self._directory} holds {self._held_bytes} of at most "
+            f"{self._limit_bytes} bytes, which this run uses; make room on the board, or measure "
+            f"fewer variants in one run",
         )
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 of a file's bytes; raises OSError."""
+    with path.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_intact(path: Path) -> None:
+    """Raise Refused (digest_mismatch) unless a file's bytes are those that its name promises."""
+    found = file_digest(path)
+    if found != path.name:
+        raise Refused(
+            FailureKind.DIGEST_MISMATCH,
+            f"{path.name[:12]}: its bytes on the board have the digest {found[:12]} now; it was "
+            f"not used, push it again",
+        )
+
+
+def _remove_stale_parts(directory: Path, before_s: float) -> None:
+    for part in directory.glob(f"*{_PART}"):
+        if part.stat().st_mtime < before_s:
+            part.unlink()
 
 
 def sync_directory(directory: Path) -> None:

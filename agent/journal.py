@@ -219,6 +219,12 @@ class Journal:
             },
         )
 
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        with contextlib.suppress(FileNotFoundError):  # acknowledged meanwhile
+            return sum(entry.stat().st_size for entry in os.scandir(self.directory))
+        return 0
+
     def last_reading_ns(self) -> int | None:
         """Time of the last reading that was kept: the nearest to the end of a cut trial."""
         for line in reversed(_lines(self.directory / PART_FILES["readings"])):
@@ -253,6 +259,18 @@ def all_journals(trials: Path) -> list[Journal]:
         elif _TRIAL_ID.match(entry.name) and (entry / "spec.json").is_file():
             found.append(((entry / "spec.json").stat().st_mtime_ns, entry.name))
     return [Journal(trials, name) for _, name in sorted(found)]
+
+
+def bytes_by_run(trials: Path) -> dict[str, int]:
+    """Bytes on the disk by run; a journal whose specification is lost belongs to 'unknown'."""
+    found: dict[str, int] = {}
+    for journal in all_journals(trials):
+        try:
+            run_id = journal.spec().run_id
+        except (OSError, WireError):
+            run_id = "unknown"
+        found[run_id] = found.get(run_id, 0) + journal.size_bytes()
+    return found
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -152,6 +152,12 @@ class Lease:
             self.tick()
             return self._held is not None
 
+    def run_id(self) -> str | None:
+        """The run for which this agent holds the board, if any."""
+        with self._mutex:
+            self.tick()
+            return None if self._held is None else self._held.run_id
+
     def tick(self) -> None:
         """Let go of an expired lease, so that other accounts' agents can have the board."""
         with self._mutex:

@@ -25,8 +25,8 @@ from agent.wire.bundle import bundle_digest
 def build(home: Home, digest: str, lock: Path, sysroot: Path) -> Agent:
     """An agent on this machine; raises HomeUnsafe."""
     telemetry = Telemetry(sysroot)
-    artifacts = Artifacts(home.artifacts)
     lease = Lease(lock)
+    artifacts = Artifacts(home.artifacts, holder=lease.run_id)
     around = Surroundings(
         telemetry=telemetry,
         argv=worker_command(artifacts.directory),

@@ -6,15 +6,24 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-from agent.admission import check_artifacts, check_disk, check_memory, check_spec
+from agent.admission import (
+    JOURNALS_BYTES,
+    check_artifacts,
+    check_disk,
+    check_journals,
+    check_memory,
+    check_spec,
+    digests,
+)
 from agent.artifacts import Artifacts, free_bytes
 from agent.errors import Refused
 from agent.home import make_private
-from agent.journal import Journal, Started, Verdict, all_journals
+from agent.journal import Journal, Started, Verdict, all_journals, bytes_by_run
 from agent.lease import Lease
 from agent.processes import end_orphan
 from agent.report import Report
@@ -44,6 +53,7 @@ class Supervisor:
         lease: Lease,
         around: Surroundings,
         free: Callable[[Path], int] = free_bytes,
+        journals_bytes: int = JOURNALS_BYTES,
     ) -> None:
         make_private(trials)
         self._trials = trials
@@ -51,6 +61,7 @@ class Supervisor:
         self._lease = lease
         self._around = around
         self._free = free
+        self._journals_bytes = journals_bytes
         self._mutex = threading.RLock()
         self._current: RunningTrial | None = None
 
@@ -85,6 +96,8 @@ class Supervisor:
             check_artifacts(spec, self._artifacts.size_bytes)
             check_memory(spec, self._around.telemetry.read(None).memory_available_bytes)
             check_disk(self._free(self._trials), self._trials)
+            check_journals(bytes_by_run(self._trials), self._trials, self._journals_bytes)
+            self._artifacts.keep(digests(spec))
             self._lease.pin(spec.run_id)
             self._current = self._begin(spec, journal)
             self._current.start()
@@ -99,7 +112,20 @@ class Supervisor:
                 FailureKind.DISK_FULL,
                 f"cannot begin a journal in {self._trials}: {exc.strerror}",
             ) from exc
-        return RunningTrial(spec, journal, started, self._around, self._lease.unpin)
+        return RunningTrial(spec, journal, started, self._around, partial(self._ended, journal))
+
+    def _ended(self, journal: Journal) -> None:
+        """Make room for a good copy of what turned out to be damaged, and let go of the board."""
+        try:
+            outcome = journal.outcome()
+            failure = None if outcome is None else outcome.failure
+            if failure is not None and failure.kind is FailureKind.DIGEST_MISMATCH:
+                damaged = self._artifacts.discard_damaged(digests(journal.spec()))
+                _log.warning("deleted damaged files: %s", ", ".join(damaged) or "none was found")
+        except (OSError, WireError):
+            _log.exception("after trial %s", journal.trial_id)
+        finally:
+            self._lease.unpin()
 
     def poll(self, trial_id: str, cursor: int) -> Poll:
         """How far a trial is; asking keeps the lease of its run alive. Raises Refused."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import artifacts
-from agent.artifacts import Artifacts
+from agent.artifacts import STALE_PART_S, Artifacts
 from agent.errors import Refused
 from agent.wire import CHUNK_BYTES, FailureKind
 
@@ -153,10 +153,11 @@ def test_only_what_is_missing_counts(tmp_path):
 
 def test_limit(tmp_path):
     """The sum of all artifacts is limited, over restarts and dropped files too."""
-    store = Artifacts(tmp_path / "a", limit_bytes=1500)
+    store = Artifacts(tmp_path / "a", limit_bytes=1500, holder=lambda: "run-1")
     refused(store.put, SHA, 0, 1000, bytes(1000))
     put_all(store, DATA)
-    again = Artifacts(tmp_path / "a", limit_bytes=1500)
+    again = Artifacts(tmp_path / "a", limit_bytes=1500, holder=lambda: "run-1")
+    again.keep([SHA])
     for one in (store, again):
         failure = refused(one.put, "0" * 64, 0, 501, b"x")
         assert failure.kind is FailureKind.DISK_FULL
@@ -225,3 +226,132 @@ def test_any_chunks(tmp_path_factory, cuts, restarts):
         put = store.put(SHA, start, 1000, DATA[start:end])
     assert put.complete
     assert (store.directory / SHA).read_bytes() == DATA
+
+
+# ---------------------------------------------------------------- what goes when room is short
+
+
+class Cache:
+    """A store of at most 3,000 bytes, filled with files of 1,000, and who has the lease."""
+
+    def __init__(self, directory):
+        self.run = None
+        self.store = Artifacts(directory, limit_bytes=3000, holder=lambda: self.run)
+        self.moment = 1_000_000.0
+
+    def add(self, seed):
+        """A file used later than all before; its digest."""
+        data = bytes([seed]) * 1000
+        assert put_all(self.store, data).complete
+        sha = hashlib.sha256(data).hexdigest()
+        self.used(sha)
+        return sha
+
+    def used(self, *digests):
+        for sha in digests:
+            self.moment += 10
+            os.utime(self.store.directory / sha, (self.moment, self.moment))
+
+    def names(self):
+        return {path.name for path in self.store.directory.iterdir()}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+def test_least_recently_used_goes(cache):
+    """A file that does not fit takes the place of the one that was used longest ago."""
+    first, second, third = (cache.add(seed) for seed in range(3))
+    cache.used(first)
+    fourth = cache.add(3)
+    assert cache.names() == {first, third, fourth}
+    assert cache.store.has([second]).complete == ()
+
+
+def test_asking_is_using(cache):
+    """To be asked for makes a file the last to go."""
+    first, second, third = (cache.add(seed) for seed in range(3))
+    cache.store.has([first])
+    fourth = cache.add(3)
+    assert cache.names() == {first, third, fourth}
+    assert second not in cache.names()
+
+
+def test_never_what_the_lease_uses(cache):
+    """What the run with the lease has pushed, asked for or started stays, and a push is refused."""
+    first = cache.add(0)
+    second = cache.add(1)
+    cache.run = "run-1"
+    cache.store.has([first])
+    cache.store.keep([second])
+    third = cache.add(2)
+    failure = refused(cache.store.put, "0" * 64, 0, 1000, b"x")
+    assert failure.kind is FailureKind.DISK_FULL
+    assert "3000 of at most 3000 bytes, which this run uses" in failure.message
+    assert cache.names() == {first, second, third}
+
+
+def test_the_next_run_may_have_the_room(cache):
+    """When another run has the lease, files of the run before may go."""
+    cache.run = "run-1"
+    first, second, third = (cache.add(seed) for seed in range(3))
+    cache.run = "run-2"
+    cache.store.has([first])
+    fourth = cache.add(3)
+    assert cache.names() == {first, third, fourth}
+    assert second not in cache.names()
+
+
+def test_nothing_goes_in_vain(cache):
+    """A file that would not fit into the empty store either makes nothing go."""
+    kept = {cache.add(seed) for seed in range(3)}
+    refused(cache.store.put, "0" * 64, 0, 3001, b"x")
+    assert cache.names() == kept
+
+
+def test_the_reserve_is_made_free(tmp_path):
+    """Files go for the disk's sake too, not only for the store's own limit."""
+    directory = tmp_path / "a"
+
+    def free(_):
+        return 1500 - sum(path.stat().st_size for path in directory.iterdir())
+
+    store = Artifacts(directory, reserve_bytes=400, free=free)
+    put_all(store, DATA)
+    other = bytes(1000)
+    assert put_all(store, other).complete
+    assert [path.name for path in directory.iterdir()] == [hashlib.sha256(other).hexdigest()]
+
+
+def test_a_part_goes_too(cache):
+    """What was left of a push long ago is no better than a whole file; it can be begun anew."""
+    begun = hashlib.sha256(DATA).hexdigest()
+    cache.store.put(begun, 0, 1000, DATA[:900])
+    os.utime(cache.store.directory / f"{begun}.part", (1, 1))
+    for seed in range(3):
+        cache.add(seed)
+    assert f"{begun}.part" not in cache.names()
+    assert refused(cache.store.put, begun, 900, 1000, DATA[900:]).kind is FailureKind.BAD_REQUEST
+    assert put_all(cache.store, DATA).complete
+
+
+def test_stale_parts(tmp_path):
+    """What arrived of a file more than a week ago is deleted at the next start, younger is not."""
+    store = Artifacts(tmp_path / "a")
+    for name, age_s in (("a" * 64, STALE_PART_S + 60), ("b" * 64, STALE_PART_S - 60)):
+        store.put(name, 0, 1000, b"x")
+        os.utime(store.directory / f"{name}.part", (1e9 - age_s, 1e9 - age_s))
+    again = Artifacts(tmp_path / "a", now_s=lambda: 1e9)
+    assert again.has(["a" * 64, "b" * 64]).partial_bytes == {"b" * 64: 1}
+
+
+def test_damaged_files_are_deleted(store):
+    """Of the files named, those whose bytes have changed go, so that a push brings them again."""
+    put_all(store, DATA)
+    assert store.discard_damaged([SHA, "0" * 64]) == []
+    (store.directory / SHA).write_bytes(bytes([DATA[0] ^ 1]) + DATA[1:])
+    assert store.discard_damaged([SHA]) == [SHA]
+    assert store.has([SHA]).complete == ()
+    assert put_all(store, DATA).complete

@@ -52,6 +52,7 @@ class Bench:
         self.vmstat = folder / "vmstat"
         self.vmstat.write_text("nr_free_pages 1\noom_kill 3\n")
         self.free_bytes = 1 << 40
+        self.journals_bytes = 1 << 40
         self.around = Surroundings(
             self.telemetry, fake_worker(folder, ""), sample_period_s=0.02, vmstat=self.vmstat
         )
@@ -61,7 +62,7 @@ class Bench:
     def restart(self):
         self.supervisor = Supervisor(
             self.folder / "trials", self.artifacts, self.lease, self.around,
-            free=lambda _: self.free_bytes,
+            free=lambda _: self.free_bytes, journals_bytes=self.journals_bytes,
         )  # fmt: skip
         return self.supervisor
 
@@ -631,3 +632,41 @@ def test_spec_and_messages_round_trip(bench):
     text = (bench.folder / "trials" / "trial-1" / "spec.json").read_bytes()
     assert msgspec.json.decode(text, type=type(bench.spec())) == bench.spec()
     assert bench.spec().deadline_ns == 20 * NS_PER_S
+
+
+def test_too_many_journals(bench):
+    """Journals nobody fetched are kept, and no trial is begun beside more than a limit of them."""
+    first = bench.start(GOOD_TRIAL)
+    wait_until(lambda: bench.supervisor.poll(first, 0).phase == "ended")
+    bench.journals_bytes = 1000
+    bench.restart()
+    failure = refused(bench.supervisor.start, bench.spec(trial_id="second"))
+    assert failure.kind is FailureKind.DISK_FULL
+    assert "at most 1000 are kept" in failure.message
+    assert "`orchestrator resume run-1`" in failure.message
+    assert bench.supervisor.trials() == [first]
+    bench.supervisor.start(bench.spec(trial_id=first))  # resuming asks for it again
+    assert bench.supervisor.outcome(first).state == "finished"
+    bench.supervisor.acknowledge(first)
+    bench.supervisor.start(bench.spec(trial_id="second"))
+
+
+def test_a_trials_files_are_kept(bench):
+    """A running trial's model is not deleted for the sake of another file."""
+    bench.artifacts = Artifacts(
+        bench.folder / "artifacts", limit_bytes=8, holder=bench.lease.run_id
+    )
+    bench.restart()
+    bench.start(LASTING)
+    assert refused(bench.artifacts.put, "0" * 64, 0, 8, b"x").kind is FailureKind.DISK_FULL
+    assert bench.artifacts.has([SHA]).complete == (SHA,)
+
+
+def test_a_damaged_model_is_deleted(bench):
+    """After a trial that found its model damaged the board is ready for a good copy of it."""
+    (bench.artifacts.directory / SHA).write_bytes(b"mOdel")
+    body = """phase("load")
+emit("failed", failure={"kind": "digest_mismatch", "message": "other bytes"})"""
+    assert bench.outcome(body).failure.kind is FailureKind.DIGEST_MISMATCH
+    assert bench.artifacts.has([SHA]).complete == ()
+    assert bench.artifacts.put(SHA, 0, len(MODEL), MODEL).complete
