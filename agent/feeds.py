@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.artifacts import require_intact
 from agent.errors import Refused
 from agent.runtimes.base import Feed, InputSpec
 from agent.vision import Geometry, ImageError, prepare, read_image
@@ -60,13 +61,14 @@ def image_input(inputs: Sequence[InputSpec], prep: ImagePrep) -> InputSpec:
 def image_feed(
     spec: InputSpec, image: ImageRef, prep: ImagePrep, artifacts: Path
 ) -> tuple[Feed, Geometry]:
-    """One image as a feed; raises Refused (bad_image, missing_artifact)."""
+    """One image as a feed; raises Refused (bad_image, missing_artifact, digest_mismatch)."""
     path = artifacts / image.sha256
     if not path.is_file():
         raise Refused(
             FailureKind.MISSING_ARTIFACT,
             f"image {image.image_id} ({image.sha256}) is not on the board; push it first",
         )
+    require_intact(path)
     try:
         tensor, geometry = prepare(read_image(path), prep)
     except ImageError as exc:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from agent import feeds
+from agent.artifacts import require_intact
 from agent.errors import Refused
 from agent.procfs import read_text
 from agent.runtimes import Feed, LoadedModel, runtime
@@ -135,6 +136,7 @@ def _load(spec: TrialSpec, artifacts: Path, emit: Emit, clock: Clock) -> LoadedM
             FailureKind.MISSING_ARTIFACT,
             f"model {spec.artifact.sha256} is not on the board; push it first",
         )
+    require_intact(path)
     chosen = runtime(spec.runtime)
     start = clock()
     model = chosen.load(path, spec.artifact.format, spec.options)
