@@ -127,7 +127,7 @@ class ProcessLink:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-            undo.callback(_end, process)
+            undo.callback(end_process, process)
             theirs.close()
             words = LastWords(process)
             _await_magic(ours, process, words, board, timeout_s)
@@ -206,7 +206,7 @@ class ProcessLink:
             self._connection.close()
         with contextlib.suppress(OSError):
             self._sock.close()
-        _end(self._process)
+        end_process(self._process)
 
 
 def _await_magic(
@@ -240,7 +240,7 @@ def _await_magic(
         seen += byte
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
     """End the process we started, and whatever it started (ssh's proxy command)."""
     for number, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
         if process.poll() is None:

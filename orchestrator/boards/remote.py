@@ -6,16 +6,19 @@ replaced before a connection is opened. Jump hosts go through OpenSSH, which che
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import socket
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import fabric
 import paramiko
 
+from orchestrator.boards.link import LastWords, end_process
 from orchestrator.boards.shell import COMMAND_TIMEOUT_S, CommandResult, run_script
 from orchestrator.boards.sshcommand import CONNECT_TIMEOUT_S, SshTarget, explain, remote_path
 from orchestrator.deploy import HOME_MARKER, HOME_MARKER_TEXT, Bundle, may_be_marked
@@ -24,6 +27,9 @@ from orchestrator.errors import BoardDiskFull, BoardUnreachable, HostKeyRejected
 CHANNEL_TIMEOUT_S = 20
 OUTPUT_LIMIT_BYTES = 1 << 20
 """A command that says more is given up: what is expected fits many times."""
+HALF_MADE = ".new-"
+LEFT_OVER_MIN = 60
+"""What is half made for so long belongs to an installation that was cut."""
 _READ_BYTES = 1 << 16
 _POLL_S = 0.005
 
@@ -68,20 +74,26 @@ class Remote:
     def install(self, bundle: Bundle, home: str) -> str:
         """Put the agent's bundle below `home` and return its directory, quoted for the shell.
 
-        It is unpacked beside its place and renamed, so a cut never leaves half a bundle.
+        It is unpacked beside its place and renamed, so a cut never leaves half a bundle, and two
+        hosts that install at the same time do not meet.
         """
         bundles, name = f"{home}/bundles", bundle.directory_name
         target = remote_path(f"{bundles}/{name}")
         if self.run(f"test -f {target}/__main__.py").exit_code == 0:
             return target
-        archive, half_made = f"{bundles}/{name}.tar.gz", f"{bundles}/.new-{name}"
+        half_made = f"{bundles}/{HALF_MADE}{name}-{secrets.token_hex(4)}"
+        archive = f"{half_made}.tar.gz"
         self.claim(home)
         self._must(f"umask 077; mkdir -p {remote_path(bundles)}")
         self.put(bundle.tar(), archive)
         new, packed = remote_path(half_made), remote_path(archive)
         self._must(
-            f"umask 077; rm -rf {new}; mkdir {new} && tar -xzf {packed} -C {new} && "
-            f"rm -rf {target} && mv -T {new} {target}; code=$?; rm -rf {packed} {new}; exit $code"
+            f"umask 077; find {remote_path(bundles)} -maxdepth 1 -name '{HALF_MADE}*' "
+            f"-mmin +{LEFT_OVER_MIN} -exec rm -rf {{}} +; "
+            f"mkdir {new} && tar -xzf {packed} -C {new} && "
+            f"{{ test -f {target}/__main__.py || rm -rf {target}; }} && "
+            f"{{ mv -T {new} {target} || test -f {target}/__main__.py; }}; "
+            f"code=$?; rm -rf {packed} {new}; exit $code"
         )
         return target
 
@@ -143,7 +155,7 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
         user=target.user,
         port=target.port,
         config=config,
-        gateway=False,  # fabric's own would accept any key of the jump host
+        gateway=False,  # fabric's own would accept any key of the jump host; see _way
         connect_timeout=CONNECT_TIMEOUT_S,
         connect_kwargs={
             "banner_timeout": CHANNEL_TIMEOUT_S,
@@ -152,16 +164,17 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
             **_login(password),
         },
     )
-    connection.gateway = _gateway(target, connection.ssh_config)
     client: paramiko.SSHClient = connection.client
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_keys(client, connection, target)
-    try:
+    with ExitStack() as stack:
+        way = _way(target, connection)
+        if way is not None:
+            connection.connect_kwargs["sock"] = stack.enter_context(_led_through(way, target))
+        stack.callback(connection.close)
         with _translated(target):
             connection.open()
         yield Remote(connection, target)
-    finally:
-        connection.close()
 
 
 def _login(password: str | None) -> dict[str, Any]:
@@ -171,19 +184,44 @@ def _login(password: str | None) -> dict[str, Any]:
     return {"password": password, "allow_agent": False, "look_for_keys": False}
 
 
-def _gateway(target: SshTarget, configured: Mapping[str, str]) -> str | None:
+def _way(target: SshTarget, connection: fabric.Connection) -> list[str] | None:
     """The command that reaches a board behind others, run by OpenSSH with its own checks."""
+    configured: Mapping[str, str] = connection.ssh_config
     jump = target.jump or configured.get("proxyjump")
     if jump is None or jump.lower() == "none":
         command = configured.get("proxycommand", "none")
-        return None if command.lower() == "none" else command
+        return None if command.lower() == "none" else ["sh", "-c", f"exec {command}"]
     *through, last = jump.split(",")
-    words = ["ssh", *target.config_options(), "-o", "BatchMode=yes", "-W", "%h:%p"]
+    far = f"[{connection.host}]" if ":" in connection.host else connection.host
+    words = ["ssh", *target.config_options(), "-o", "BatchMode=yes"]
+    words += ["-W", f"{far}:{connection.port}"]
     if through:
         words += ["-J", ",".join(through)]
     host, colon, port = last.rpartition(":")
-    words += ["-p", port, "--", host] if colon and port.isdigit() else ["--", last]
-    return shlex.join(words)
+    return words + (["-p", port, "--", host] if colon and port.isdigit() else ["--", last])
+
+
+@contextmanager
+def _led_through(argv: list[str], target: SshTarget) -> Iterator[socket.socket]:
+    """A socket that a process joins to the board; paramiko's own leaves its process behind."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            argv,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        theirs.close()
+        words = LastWords(process)
+        try:
+            yield ours
+        except BoardUnreachable as exc:
+            end_process(process)
+            raise explain(words.text(), target) or exc from exc
+        finally:
+            end_process(process)
 
 
 def _load_keys(
@@ -192,7 +230,13 @@ def _load_keys(
     """Copy the keys recorded under the board's name to the name that paramiko looks up."""
     if not target.known_hosts.is_file():
         return
-    recorded = paramiko.HostKeys(str(target.known_hosts)).lookup(target.name)
+    try:
+        recorded = paramiko.HostKeys(str(target.known_hosts)).lookup(target.name)
+    except (OSError, ValueError, paramiko.hostkeys.InvalidHostKey) as exc:
+        raise HostKeyRejected(
+            f"{target.name}: the file of host keys {target.known_hosts} cannot be read: {exc}; "
+            f"delete it and record the keys again with `orchestrator boards trust`"
+        ) from exc
     port = connection.port
     looked_up = (
         connection.host if port == paramiko.config.SSH_PORT else f"[{connection.host}]:{port}"
