@@ -82,7 +82,11 @@ _UNREACHABLE = (
     ("no route to host", "there is no route; is the board on this network?"),
     ("network is unreachable", "this host has no route to that network"),
     ("timed out", "no answer; is the board switched on and on the network?"),
-    ("permission denied", "the login was refused; check `user:` and that your key is on the board"),
+    (
+        "permission denied",
+        "the login was refused; check `user:`, and put your key there with "
+        "`orchestrator boards trust {name} --copy-key`",
+    ),
     ("too many authentication failures", "too many keys were offered; name one in ~/.ssh/config"),
     ("connection closed", "the board closed the connection; look at its sshd log"),
     ("connection reset", "the connection was reset; look at the board's sshd log"),
@@ -97,9 +101,9 @@ def explain(stderr: str, target: SshTarget) -> BenchError | None:
     for sign, advice in _UNREACHABLE:
         said = [line.strip() for line in stderr.splitlines() if sign in line.lower()]
         if said:
-            if target.remedy is not None:
-                advice = f"no answer; `{target.remedy}` starts it"
-            return BoardUnreachable(f"{target.name} ({target.address}): {advice} [ssh: {said[0]}]")
+            remedy = f"no answer; `{target.remedy}` starts it"
+            words = advice.format(name=target.name) if target.remedy is None else remedy
+            return BoardUnreachable(f"{target.name} ({target.address}): {words} [ssh: {said[0]}]")
     return None
 
 

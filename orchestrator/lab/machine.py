@@ -99,10 +99,7 @@ def stop(lab: Lab, folder: BoardFolder, target: SshTarget | None) -> None:
     """
     found = running(lab, folder)
     if found is not None:
-        if target is not None and not process.is_frozen(found):
-            _login(target, "sync", SYNC_TIMEOUT_S)
-            _quit(folder)
-        if not process.wait_end(found, 0 if target is None else QUIT_TIMEOUT_S):
+        if target is None or process.is_frozen(found) or not _quit(folder, found, target):
             process.send(found, signal.SIGKILL)
         if not process.wait_end(found, QUIT_TIMEOUT_S):
             raise VirtualBoardFailed(f"{folder.name}: process {found.pid} does not end")
@@ -176,11 +173,14 @@ def _login(target: SshTarget, command: str, timeout_s: float) -> subprocess.Comp
         return subprocess.CompletedProcess(argv, 255, "", f"no answer in {timeout_s:.0f} s")
 
 
-def _quit(folder: BoardFolder) -> None:
+def _quit(folder: BoardFolder, found: ProcessId, target: SshTarget) -> bool:
+    """Sync the board's disk and ask its emulator to end; False where it does not in time."""
+    _login(target, "sync", SYNC_TIMEOUT_S)
     try:
         monitor.command(folder.monitor, "quit")
     except VirtualBoardFailed:
-        return  # it is ended by a signal then
+        return False
+    return process.wait_end(found, QUIT_TIMEOUT_S)
 
 
 def _run(words: Sequence[str], lab: Lab, folder: BoardFolder) -> subprocess.CompletedProcess[str]:

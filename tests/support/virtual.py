@@ -1,7 +1,8 @@
-"""A lab for tests whose emulator is a small daemon: everything but the boards is real."""
+"""Labs for tests: one whose emulator is a small daemon, and one of QEMU's virtual boards."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lab import control, hosttools, image, machine, process
+from orchestrator import cli
+from orchestrator.boards.sshcommand import SshTarget
+from orchestrator.lab import control, faults, hosttools, image, machine, process
+from orchestrator.lab.errors import HostToolsMissing
 from orchestrator.lab.image import Image
 from orchestrator.lab.layout import BoardFolder, Lab
 from orchestrator.lab.process import ProcessId
@@ -87,3 +91,52 @@ def _made(lab: Lab, name: str) -> Path:
 
 def _let_in(*_args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([], 0, "", "")
+
+
+@dataclass(frozen=True)
+class RealLab:
+    """A workspace whose virtual boards are QEMU's."""
+
+    place: Workspace
+
+    @property
+    def lab(self) -> Lab:
+        return Lab(self.place.lab)
+
+    def cli(self, *words: str) -> int:
+        """One command line of `orchestrator`, in this process; its exit code."""
+        with contextlib.chdir(self.place.root):
+            return cli.main(words)
+
+    def up(self, *names: str, bare: bool | None = None) -> None:
+        control.up(self.place, names, bare=bare, log=print)
+
+    def target(self, name: str) -> SshTarget:
+        return control.target_of(self.place, machine.recorded(self.lab.board(name)))
+
+    def ssh(
+        self, name: str, command: str, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.target(name).argv(command), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def said(self, name: str, command: str) -> str:
+        """What a command on the board prints; it must succeed."""
+        result = self.ssh(name, command)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def wait_until_up(self, name: str) -> None:
+        faults.wait_until_up(self.lab, name, self.target(name))
+
+
+def real_lab(folder: Path) -> RealLab:
+    """A workspace for QEMU's boards; skips the test where this host cannot run them."""
+    try:
+        hosttools.require()
+    except HostToolsMissing as exc:
+        pytest.skip(" ".join(str(exc).split()))
+    (folder / "inventory.yaml").write_text(INVENTORY)
+    return RealLab(Workspace(folder / "inventory.yaml"))
