@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.sshd import SSHD, Sshd, running_sshd
+from support.virtual import RealLab, real_lab
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,16 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         pytest.skip("OpenSSH's sshd is not installed (`apt-get install openssh-server`)")
     with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def virtual_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
+    """A lab of real virtual boards; its image is built by the first board that is started."""
+    lab = real_lab(tmp_path_factory.mktemp("lab"))
+    try:
+        yield lab
+    finally:
+        assert lab.cli("lab", "remove") == 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
