@@ -11,6 +11,7 @@ Imports are inside the commands: `probe` must run where packages are missing, `d
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ DEFAULT_IDLE_S = 600.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    # onnxruntime would leave a device id and a database in ~/.cache at its first import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     options = _parser().parse_args(argv)
     commands = {"serve": _serve, "dial": _dial, "probe": _probe, "worker": _worker}
     sys.exit(commands[options.command](options))

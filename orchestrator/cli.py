@@ -74,6 +74,7 @@ def cli(debug: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors become messages on stderr."""
     args = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # builds import onnxruntime as well
     ctx: click.Context | None = None
     try:
         ctx = cli.make_context("orchestrator", args)
