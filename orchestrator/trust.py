@@ -34,22 +34,32 @@ def offered_key(target: SshTarget) -> HostKey:
         probe = replace(target, known_hosts=found)
         words = [
             "StrictHostKeyChecking=accept-new",
+            "HashKnownHosts=no",  # Debian's own configuration says yes: no name could be read
             "PreferredAuthentications=none",
             "PubkeyAuthentication=no",
         ]
         argv = probe.argv("true")
         argv[1:1] = [part for word in words for part in ("-o", word)]
-        result = subprocess.run(
-            argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        if not found.is_file() or not found.read_text().strip():
-            said = result.stderr.strip()
+        said = _run(argv, target)
+        lines = _lines(found)
+        if not lines:
             raise explain(said, target) or BoardUnreachable(
                 f"no host key was offered ({said or 'ssh said nothing'})", target.name
             )
-        line = found.read_text().splitlines()[0]
-        return HostKey(line, _fingerprint(found))
+        return HostKey(lines[0], _fingerprint(found))
+
+
+def _run(argv: list[str], target: SshTarget) -> str:
+    """What ssh said; that it could not log in is no error here."""
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise BoardUnreachable(f"no answer within {_TIMEOUT_S} s", target.name) from exc
+    except OSError as exc:
+        raise BoardUnreachable(f"cannot run ssh here: {exc.strerror}", target.name) from exc
+    return done.stderr.decode(errors="replace").strip()
 
 
 def _fingerprint(path: Path) -> str:
@@ -87,13 +97,13 @@ def _lines_of_others(known_hosts: Path, names: Collection[str]) -> list[str]:
 
 def _replace(known_hosts: Path, lines: list[str]) -> None:
     new = known_hosts.with_suffix(".new")
-    new.write_text("".join(f"{line}\n" for line in lines))
+    new.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
     new.chmod(0o600)
     new.replace(known_hosts)
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
+    return path.read_text(errors="surrogateescape").splitlines() if path.is_file() else []
 
 
 def identities(known_hosts: Path) -> list[Identity]:

@@ -33,7 +33,10 @@ def command(board: str, yes: bool, copy_key: bool, inventory: Path | None) -> No
     from orchestrator.boards.registry import ssh_target  # noqa: PLC0415 - keeps --help fast
 
     place, known = opened(inventory)
-    (entry,) = inventories.select(known, board)
+    entries = inventories.select(known, board)
+    if len(entries) > 1:
+        raise click.UsageError(f"'{board}' names {len(entries)} boards; trust one at a time.")
+    (entry,) = entries
     if entry.kind == "local":
         raise click.UsageError(f"'{board}' is this machine; it has no host key to trust.")
     target = ssh_target(entry, known, place)
