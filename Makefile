@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PACKAGES := agent orchestrator models results
-CODE := $(PACKAGES) tests benchmarks
+CODE := $(PACKAGES) tests benchmarks docs
+SYSTEM_PACKAGES := openssh-client openssh-server qemu-system-arm ipxe-qemu qemu-utils mmdebstrap \
+  fakeroot e2fsprogs kmod cpio debian-archive-keyring
 
 .PHONY: help demo test test-all check docs bench clean
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
 	@echo "make test      install what tests need (no torch) and run all that this machine can"
-	@echo "make test-all  the same with torch and, as root on Debian, with OpenSSH's sshd"
+	@echo "make test-all  the same and more: torch; as root on Debian also sshd and an emulator"
 	@echo "make check     lint, types, import contracts, generated documents"
 	@echo "make docs      write the generated documents again"
 	@echo "make bench     the benchmarks behind the figures in docs/benchmarks.md"
@@ -36,26 +38,37 @@ $(VENV)/.models: $(VENV)/.dev
 	@$(PIP) --editable '.[dev,models]'
 	@touch $@
 
+# Run the tests that $(1) selects and say how long they took; pytest itself says what is left out.
+define tested
+@started=$$(date +%s); $(BIN)/python -m pytest -m "$(1)"; code=$$?; \
+  echo "$@: $$(( $$(date +%s) - started )) s"; exit $$code
+endef
+
 demo: $(VENV)/.base
 	$(BIN)/orchestrator run --boards local
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	@echo "left out here: tests that need torch or an emulator (make test-all runs them)"
+	$(call tested,not torch and not virtual)
 
-test-all: $(VENV)/.models
-	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || \
-	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-	    apt-get install -y -qq --no-install-recommends openssh-server >/dev/null; } || \
-	  echo "sshd is missing and cannot be installed here: tests over ssh are left out"
-	$(BIN)/python -m pytest
+# What `test` cannot run without torch and system packages; where they cannot be installed, pytest
+# says which tests are left out and why.
+test-all: test $(VENV)/.models
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    $(SYSTEM_PACKAGES) >/dev/null || echo "system packages could not be installed"; \
+	else echo "not root on Debian: install $(SYSTEM_PACKAGES) yourself"; fi
+	$(call tested,torch or virtual or ssh)
 
 check: $(VENV)/.dev
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python -m results.schema_doc --check
-	$(BIN)/python -m orchestrator.readme --check
+	@started=$$(date +%s); set -e; \
+	$(BIN)/ruff check $(CODE); \
+	$(BIN)/ruff format --check $(CODE); \
+	$(BIN)/mypy; \
+	$(BIN)/lint-imports; \
+	$(BIN)/python -m results.schema_doc --check; \
+	$(BIN)/python -m orchestrator.readme --check; \
+	echo "$@: $$(( $$(date +%s) - started )) s"
 
 docs: $(VENV)/.base
 	$(BIN)/python -m results.schema_doc
