@@ -27,7 +27,7 @@ def require_packages(hello: wire.Hello, board: str) -> wire.Hello:
 
 def probe_report(stdout: str) -> dict[str, Any] | None:
     """The line of JSON that `agent probe` printed, after whatever a login script printed."""
-    lines = [line for line in stdout.splitlines() if line.startswith("{")]
+    lines = [line[line.index("{") :] for line in stdout.splitlines() if "{" in line]
     try:
         report = json.loads(lines[-1]) if lines else None
     except (ValueError, RecursionError):
