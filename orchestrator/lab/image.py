@@ -15,8 +15,9 @@ from importlib import resources, util
 from pathlib import Path
 from typing import Final
 
-from orchestrator.lab import build
+from orchestrator.lab import build, machine, qemu
 from orchestrator.lab.errors import ImageBuildFailed, LabError
+from orchestrator.lab.kinds import KINDS
 from orchestrator.lab.layout import Lab, half_made_path
 
 SUITE: Final = "bookworm"
@@ -81,6 +82,8 @@ def ensure_image(lab: Lab, log: Log) -> Image:
     target = lab.images / image_digest()
     if not target.is_dir():
         log("building the virtual boards' image: some 120 MB of Debian packages, about a minute")
+        if not _is_same_python():
+            log("then some minutes of compiling there: boards have Python {}.{}".format(*PYTHON))
         _make(lab, target, _build_image)
     return Image(target)
 
@@ -137,6 +140,8 @@ def _build_image(lab: Lab, folder: Path) -> None:
          ",".join(DEBIAN_PACKAGES), DISK_SIZE, sys.executable],
         lab=lab.root, folder=folder, what="building the root disk",
     )  # fmt: skip
+    if not _is_same_python():
+        _compile_there(lab, folder, ".", None)
     _drop(folder, keep=("kernel", "initrd", "disk"))
 
 
@@ -162,7 +167,7 @@ def _build_packages(lab: Lab, folder: Path) -> None:
          "--target", str(site), "--requirement", str(_lock())],
         lab=lab.root, folder=folder, what="installing the agent's packages",
     )  # fmt: skip
-    if sys.version_info[:2] == PYTHON:
+    if _is_same_python():
         build.run(
             [sys.executable, "-m", "compileall", "-q", "-s", str(tree), "-p", PREFIX,
              "--invalidation-mode", "unchecked-hash", str(site)],
@@ -172,7 +177,27 @@ def _build_packages(lab: Lab, folder: Path) -> None:
         ["fakeroot", "mke2fs", "-q", "-t", "ext4", "-d", str(tree), "packages", PACKAGES_SIZE],
         lab=lab.root, folder=folder, what="making the packages disk",
     )  # fmt: skip
+    if not _is_same_python():
+        _compile_there(lab, folder, f"../{image_digest()}", "packages")
     _drop(folder, keep=("packages",))
+
+
+def _is_same_python() -> bool:
+    """Whether this Python's compiled modules are those of a board: else a board compiles them."""
+    return sys.version_info[:2] == PYTHON
+
+
+def _compile_there(lab: Lab, folder: Path, base: str, packages: str | None) -> None:
+    """Have an emulated board compile the modules of a disk: without, every start takes longer."""
+    build.run(
+        qemu.compile_argv(next(iter(KINDS.values())), base, packages, machine.dropping()),
+        lab=lab.root, folder=folder, what="compiling Python's modules on an emulated board",
+    )  # fmt: skip
+    said = (folder / "compile.log").read_text(errors="replace")
+    if "compiled" not in said.split():
+        raise ImageBuildFailed(
+            f"compiling Python's modules on an emulated board failed; its console said:\n{said}"
+        )
 
 
 def _drop(folder: Path, keep: tuple[str, ...]) -> None:

@@ -70,7 +70,7 @@ def start(lab: Lab, folder: BoardFolder, clock_utc: str | None = None) -> BoardS
     Raises VirtualBoardFailed with the emulator's words.
     """
     state = recorded(folder)
-    root = _emulator_version() if os.geteuid() == 0 else None
+    root = dropping()
     for _ in range(_PORT_TRIES):
         for leftover in (folder.monitor, folder.console):
             leftover.unlink(missing_ok=True)
@@ -195,6 +195,11 @@ def _run(words: Sequence[str], lab: Lab, folder: BoardFolder) -> subprocess.Comp
         raise VirtualBoardFailed(
             f"{folder.name}: its emulator did not start within {START_TIMEOUT_S:.0f} s"
         ) from exc
+
+
+def dropping() -> tuple[int, int] | None:
+    """The emulator's version where we are root, whose privileges it then drops; else None."""
+    return _emulator_version() if os.geteuid() == 0 else None
 
 
 @functools.cache

@@ -14,6 +14,7 @@ UNPRIVILEGED_USER: Final = "nobody"
 NETWORK_CARD: Final = "nic0"
 """Its id in the machine protocol."""
 
+_READ_ONLY: Final = ",readonly=on"
 _GUEST_ADDRESS: Final = "10.0.2.15"
 _RUN_WITH_SINCE: Final = (9, 1)
 """QEMU's version that replaced -runas."""
@@ -32,18 +33,13 @@ def argv(
     `drop_privileges` has QEMU's version. `clock_utc` is what the board's clock starts with, such
     as 1970-01-01T00:00:00; None is the true time.
     """
-    image = f"../../images/{state.image}"
-    words = ["nice", "-n", "10", EMULATOR, "-name", state.name]
-    words += ["-nodefaults", "-no-user-config", "-display", "none", "-daemonize"]
-    words += ["-M", "virt", "-accel", "tcg", "-cpu", kind.cpu]
-    words += ["-smp", "1", "-m", str(MEMORY_MIB)]
-    words += ["-kernel", f"{image}/kernel", "-initrd", f"{image}/initrd"]
-    words += ["-append", "console=ttyAMA0 quiet panic=5"]
-    words += _disk("root", "disk.qcow2", "qcow2", read_only=False)
-    words += _disk("seed", "seed.tar", "raw")
+    words = ["nice", "-n", "10", *_machine(f"../../images/{state.image}", kind)]
+    words += ["-name", state.name, "-daemonize"]
+    words += _disk("root", "disk.qcow2", "qcow2")
+    words += _disk("seed", "seed.tar", "raw", _READ_ONLY)
     if state.packages is not None:
-        words += _disk("packages", f"../../images/{state.packages}/packages", "raw")
-    words += ["-device", "virtio-rng-pci"]
+        packages = f"../../images/{state.packages}/packages"
+        words += _disk("packages", packages, "raw", _READ_ONLY)
     forward = f"hostfwd=tcp:127.0.0.1:{state.port}-{_GUEST_ADDRESS}:22"
     words += ["-netdev", f"user,id=net0,restrict=on,{forward}"]
     words += ["-device", f"virtio-net-pci,netdev=net0,id={NETWORK_CARD},romfile="]
@@ -52,12 +48,22 @@ def argv(
     words += ["-mon", "chardev=monitor,mode=control"]
     if clock_utc is not None:
         words += ["-rtc", f"base={clock_utc}"]
-    if drop_privileges is not None:
-        modern = drop_privileges >= _RUN_WITH_SINCE
-        words += (
-            ["-run-with", f"user={UNPRIVILEGED_USER}"] if modern else ["-runas", UNPRIVILEGED_USER]
-        )
-    return words
+    return [*words, *_dropping(drop_privileges)]
+
+
+def compile_argv(
+    kind: Kind, image: str, packages: str | None, drop_privileges: tuple[int, int] | None
+) -> list[str]:
+    """Start a board that compiles Python's modules, on the image's own disk or on a packages disk.
+
+    It has no network, and its console is in compile.log. It ends by itself.
+    """
+    words = [*_machine(image, kind, " board.compile"), "-no-reboot", "-serial", "file:compile.log"]
+    words += _dropping(drop_privileges)
+    if packages is None:
+        return [*words, *_disk("root", f"{image}/disk", "raw")]
+    words += _disk("root", f"{image}/disk", "raw", ",snapshot=on")
+    return [*words, *_disk("packages", packages, "raw")]
 
 
 def overlay_argv(folder: BoardFolder, image: str) -> list[str]:
@@ -66,8 +72,24 @@ def overlay_argv(folder: BoardFolder, image: str) -> list[str]:
     return ["qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", folder.disk.name]
 
 
-def _disk(serial: str, file: str, form: str, *, read_only: bool = True) -> Sequence[str]:
-    flags = ",readonly=on" if read_only else ""
+def _machine(image: str, kind: Kind, told: str = "") -> Sequence[str]:
+    """A board without disks and network; `told` is for its init."""
+    words = [EMULATOR, "-nodefaults", "-no-user-config", "-display", "none"]
+    words += ["-M", "virt", "-accel", "tcg", "-cpu", kind.cpu]
+    words += ["-smp", "1", "-m", str(MEMORY_MIB), "-device", "virtio-rng-pci"]
+    words += ["-kernel", f"{image}/kernel", "-initrd", f"{image}/initrd"]
+    return [*words, "-append", f"console=ttyAMA0 quiet panic=5{told}"]
+
+
+def _dropping(version: tuple[int, int] | None) -> Sequence[str]:
+    if version is None:
+        return ()
+    if version >= _RUN_WITH_SINCE:
+        return "-run-with", f"user={UNPRIVILEGED_USER}"
+    return "-runas", UNPRIVILEGED_USER
+
+
+def _disk(serial: str, file: str, form: str, flags: str = "") -> Sequence[str]:
     drive = f"if=none,id={serial},file={file},format={form}{flags}"
     return "-drive", drive, "-device", f"virtio-blk-pci,drive={serial},serial={serial}"
 
