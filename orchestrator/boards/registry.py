@@ -31,8 +31,9 @@ def make_board(entry: BoardEntry, inventory: Inventory, workspace: Workspace) ->
     """The board of an entry; nothing is contacted yet."""
     if entry.kind == "local":
         home = Path(entry.home).expanduser()
-        python = entry.python or sys.executable
-        return LocalBoard(entry.name, home=home, python=python, extra=agent_options(entry))
+        python = str(Path(entry.python or sys.executable).expanduser())
+        extra = tuple(str(Path(word).expanduser()) for word in agent_options(entry))
+        return LocalBoard(entry.name, home=home, python=python, extra=extra)
     return SshBoard(
         ssh_target(entry, inventory, workspace),
         home=entry.home,
