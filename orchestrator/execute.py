@@ -44,6 +44,7 @@ from orchestrator.events import (
 )
 from orchestrator.fetch import Journal, fetch
 from orchestrator.plan import PlannedTrial
+from orchestrator.plausible import require_plausible
 from orchestrator.transfer import File, PushState, push
 
 LEASE_TTL_S: Final = 60.0
@@ -55,6 +56,8 @@ RECONNECT_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0)
 MAX_ATTEMPTS: Final = 2
 """A trial cut short by the board's or agent's death is measured again once."""
 DEADLINE_MARGIN_S: Final = 30.0
+_DAMAGED: Final = wire.FailureKind.DIGEST_MISMATCH
+"""A file decayed on the board's disk: it is pushed again and the trial repeated."""
 _NS_PER_S: Final = 1e9
 
 T = TypeVar("T")
@@ -248,7 +251,9 @@ class BoardRun:
                 return
             if outcome.failure is not None:
                 reason = str(from_failure(outcome.failure, self._board.name))
-            if outcome.state != "interrupted":
+            if outcome.failure is not None and outcome.failure.kind is _DAMAGED:
+                self._persist(lambda: push(self._use(), work.files, self._pushed, self._goes_on))
+            elif outcome.state != "interrupted":
                 break
         self._refused[work.trial.model, work.trial.recipe] = reason
 
@@ -275,7 +280,9 @@ class BoardRun:
             session = self._use()
             session.start(spec)
             self._follow(session, trial, spec.trial_id, limit_s)
-            return fetch(session, spec.trial_id)
+            found = fetch(session, spec.trial_id)
+            require_plausible(found, self._board.name)
+            return found
 
         journal = self._persist(follow)
         return TrialEnded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ from orchestrator.errors import TransferFailed
 
 MAX_PART_BYTES: Final = 256 << 20
 """No honest journal comes near it; a board cannot make the host allocate more."""
+
+MAX_LINES: Final = 1_000_000
+"""A reading a second for a week, the longest deadline, is 604,800."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,23 @@ class Journal:
 
 
 def fetch(session: Session, trial_id: str) -> Journal:
-    """Read the journal of an ended trial; raises TransferFailed when a part does not verify."""
+    """Read the journal of an ended trial.
+
+    Raises TransferFailed when a part does not verify, WireError when it is not what it should be.
+    """
     outcome = session.outcome(trial_id)
     if outcome.trial_id != trial_id:
         raise TransferFailed(f"asked for trial {trial_id}, got {outcome.trial_id}", session.board)
     parts = {
         name: _read_part(session, trial_id, name, part) for name, part in outcome.parts.items()
     }
+    try:
+        return _decoded(outcome, parts)
+    except wire.WireError as exc:
+        raise wire.WireError(f"{session.board}: trial {trial_id}: {exc}") from exc
+
+
+def _decoded(outcome: wire.Outcome, parts: dict[str, bytes]) -> Journal:
     samples = parts.get("samples")
     detections = parts.get("detections")
     return Journal(
@@ -53,9 +67,9 @@ def _read_part(session: Session, trial_id: str, name: str, part: wire.Part) -> b
     while len(data) < part.size_bytes:
         want = min(wire.CHUNK_BYTES, part.size_bytes - len(data))
         piece = session.read(trial_id, name, len(data), want)
-        if not piece:
-            break
         data += piece
+        if len(piece) < want:  # byte by byte a board could keep the host busy for years
+            break
     found = hashlib.sha256(data).hexdigest()
     if found != part.sha256:
         raise TransferFailed(
@@ -67,4 +81,11 @@ def _read_part(session: Session, trial_id: str, name: str, part: wire.Part) -> b
 
 
 def _lines(data: bytes, kind: Any) -> tuple[Any, ...]:
-    return tuple(wire.decode(line, kind) for line in data.splitlines() if line.strip())
+    """A message a line; one at a time, for a list of empty lines would take far more memory."""
+    found = []
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        if number > MAX_LINES:
+            raise wire.WireError(f"{kind.__name__}: more than {MAX_LINES} lines")
+        if line.strip():
+            found.append(wire.decode(line, kind))
+    return tuple(found)

@@ -13,6 +13,7 @@ from agent import wire
 from models import evaluate
 from orchestrator.assign import Built, BuiltVariant
 from orchestrator.events import BoardConnected, Event, TrialEnded
+from orchestrator.plausible import require_asked_for
 from orchestrator.prepare import Prepared
 from orchestrator.progress import variant_of
 from orchestrator.score import class_map, detections_by_image, evaluated
@@ -91,6 +92,7 @@ class Recorder:
         scored = self._prepared.scored
         if not event.detections or scored is None:
             return None
+        require_asked_for(event.spec, event.detections)
         variant = self._built[event.trial.model, event.trial.recipe, self._isas[event.board]]
         if isinstance(variant, wire.BenchError):
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from typing import Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -19,6 +19,23 @@ CHUNK_BYTES: Final = 1 << 20
 
 MAX_FRAME_BYTES: Final = 4 << 20
 """Largest frame that either side accepts; checked before memory is allocated."""
+
+
+LONGEST_MESSAGE: Final = 4000
+"""Characters of a failure's message; the rest is cut off where it is made and where it arrives."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number, size or time that a board reports; it fits the databases."""
+
+Moment = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Nanoseconds of a wall clock since 1970, which a clock that was never set may put before it."""
+
+Text = Annotated[str, msgspec.Meta(max_length=4000)]
+"""A name, a path or a sentence that a board reports."""
+
+Celsius = Annotated[float, msgspec.Meta(ge=-273.15, le=1000.0)]
+Watts = Annotated[float, msgspec.Meta(ge=-1e3, le=1e6)]
+Pixels = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 
 
 class BenchError(Exception):
@@ -67,6 +84,11 @@ class Failure(Wire, frozen=True):
 
     kind: FailureKind
     message: str
+
+    def __post_init__(self) -> None:
+        """Cut an endless message short."""
+        if len(self.message) > LONGEST_MESSAGE:
+            msgspec.structs.force_setattr(self, "message", f"{self.message[:LONGEST_MESSAGE]} ...")
 
 
 T = TypeVar("T")

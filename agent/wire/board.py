@@ -4,61 +4,61 @@ from __future__ import annotations
 
 from typing import Literal
 
-from agent.wire.base import Wire
+from agent.wire.base import Celsius, Count, Moment, Text, Watts, Wire
 
 
 class Fingerprint(Wire, frozen=True):
     """Facts read live from a board; None where the board does not say."""
 
-    board_model: str | None
-    serial: str | None
-    hostname: str
-    machine: str
-    userland_bits: int
+    board_model: Text | None
+    serial: Text | None
+    hostname: Text
+    machine: Text
+    userland_bits: Count
     isa: Literal["aarch64", "aarch64-dotprod", "x86_64", "x86_64-vnni", "other"]
-    cpu_model: str | None
-    cpu_count: int
-    cpu_features: tuple[str, ...]
-    max_clock_hz: int | None
-    governor: str | None
-    memory_bytes: int
-    swap_bytes: int
-    os_name: str
-    kernel: str
-    libc: str | None
-    python: str
-    packages: dict[str, str]
+    cpu_model: Text | None
+    cpu_count: Count
+    cpu_features: tuple[Text, ...]
+    max_clock_hz: Count | None
+    governor: Text | None
+    memory_bytes: Count
+    swap_bytes: Count
+    os_name: Text
+    kernel: Text
+    libc: Text | None
+    python: Text
+    packages: dict[Text, Text]
     emulated: bool
-    emulated_by: str | None
-    boot_id: str | None
+    emulated_by: Text | None
+    boot_id: Text | None
 
 
 class Sources(Wire, frozen=True):
     """Where each kind of reading comes from on this board; None means it has no such source."""
 
-    temp: str | None
-    clock: str | None
-    throttled: str | None
-    power: str | None
+    temp: Text | None
+    clock: Text | None
+    throttled: Text | None
+    power: Text | None
 
 
 class Reading(Wire, frozen=True):
     """One telemetry point. `t_ns` is the board's monotonic clock; a missing source is None."""
 
-    t_ns: int
-    temp_c: float | None
-    clock_hz: int | None
-    throttled_bits: int | None
-    memory_available_bytes: int | None
-    worker_rss_bytes: int | None
-    power_w: float | None
+    t_ns: Count
+    temp_c: Celsius | None
+    clock_hz: Count | None
+    throttled_bits: Count | None
+    memory_available_bytes: Count | None
+    worker_rss_bytes: Count | None
+    power_w: Watts | None
 
 
 class LeaseInfo(Wire, frozen=True):
     """Who holds a board, and for how long still unless renewed."""
 
-    holder: str
-    run_id: str
+    holder: Text
+    run_id: Text
     expires_in_s: float
 
 
@@ -72,16 +72,16 @@ class HelloRequest(Wire, frozen=True):
 class Hello(Wire, frozen=True):
     """The agent's answer: what it is, what the board is, and what lies on it."""
 
-    protocol: int
-    agent_version: str
-    agent_digest: str
-    pid: int
-    monotonic_ns: int
+    protocol: Count
+    agent_version: Text
+    agent_digest: Text
+    pid: Count
+    monotonic_ns: Count
     fingerprint: Fingerprint
     sources: Sources
     reading: Reading
     lease: LeaseInfo | None
-    unacknowledged: tuple[str, ...]
+    unacknowledged: tuple[Text, ...]
     """Ids of trials whose journals are still on the board."""
 
 
@@ -113,10 +113,10 @@ class Check(Wire, frozen=True):
     A source that is missing is `unknown`, and `fix` says what it would take; never `ok`.
     """
 
-    name: str
+    name: Text
     state: Literal["ok", "warn", "fail", "unknown"]
-    found: str
-    fix: str
+    found: Text
+    fix: Text
     """Empty where there is nothing to do; a command to type stands in backticks."""
 
 
@@ -124,8 +124,8 @@ class Diagnosis(Wire, frozen=True):
     """Whether a board can be trusted now. While it is being made, `complete` is false."""
 
     complete: bool
-    board_utc_ns: int
+    board_utc_ns: Moment
     """The board's wall clock as this answer was given; the host compares it with its own."""
-    machine_id: str | None
+    machine_id: Text | None
     """Of its operating system, which a copied card shares."""
     checks: tuple[Check, ...]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from agent.wire.base import Failure, Wire
+from agent.wire.base import Count, Failure, Pixels, Text, Wire
 from agent.wire.board import Reading, Sources
 
 
@@ -116,12 +116,12 @@ class Poll(Wire, frozen=True):
     """Progress of a trial. `readings` are those after `cursor`; pass `next_cursor` next time."""
 
     phase: Phase
-    samples_done: int
-    images_done: int
-    recent_p50_ns: int | None
-    elapsed_ns: int
+    samples_done: Count
+    images_done: Count
+    recent_p50_ns: Count | None
+    elapsed_ns: Count
     readings: tuple[Reading, ...]
-    next_cursor: int
+    next_cursor: Count
 
 
 class Part(Wire, frozen=True):
@@ -134,8 +134,8 @@ class Part(Wire, frozen=True):
 class EvaluationOutcome(Wire, frozen=True):
     """How many of the images were evaluated."""
 
-    images_done: int
-    images_total: int
+    images_done: Count
+    images_total: Count
     capped: bool
     """True when the time cap ended it before the last image."""
 
@@ -143,36 +143,36 @@ class EvaluationOutcome(Wire, frozen=True):
 class Outcome(Wire, frozen=True):
     """How a trial ended. Written last and atomically, so its presence means 'final'."""
 
-    trial_id: str
+    trial_id: Text
     state: EndState
     failure: Failure | None
     short: bool
-    load_ns: int | None
-    peak_rss_bytes: int | None
-    runtime_version: str | None
-    runtime_settings: dict[str, str]
+    load_ns: Count | None
+    peak_rss_bytes: Count | None
+    runtime_version: Text | None
+    runtime_settings: dict[Text, Text]
     """The settings that were really applied, by ONNX Runtime's own names."""
     inputs_kind: Literal["images", "synthetic"] | None
     sources: Sources
     evaluation: EvaluationOutcome | None
-    started_monotonic_ns: int
-    ended_monotonic_ns: int
+    started_monotonic_ns: Count
+    ended_monotonic_ns: Count
     parts: dict[Literal["samples", "readings", "detections"], Part]
 
 
 class Detection(Wire, frozen=True, array_like=True):
     """One box in pixels of the original image; `x2`, `y2` exclusive."""
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    x1: Pixels
+    y1: Pixels
+    x2: Pixels
+    y2: Pixels
     score: float
-    class_index: int
+    class_index: Count
 
 
 class ImageDetections(Wire, frozen=True):
     """What was found in one image."""
 
-    image_id: str
+    image_id: Text
     detections: tuple[Detection, ...]

@@ -56,7 +56,10 @@ class Session:
     def _decoded(self, kind: Any, method: str, answer: str | bytes) -> Any:
         if not isinstance(answer, str):
             raise wire.WireError(f"{self.board}: {method} answered {type(answer).__name__}")
-        reply = wire.decode_reply(answer, kind)
+        try:
+            reply = wire.decode_reply(answer, kind)
+        except wire.WireError as exc:
+            raise wire.WireError(f"{self.board}: the answer to {method}: {exc}") from exc
         if reply.failure is not None:
             raise from_failure(reply.failure, self.board)
         if reply.ok is None:

@@ -21,6 +21,7 @@ from models.errors import BuildFailed
 from orchestrator.boards.fake import FakeBoard
 from orchestrator.errors import (
     AgentDied,
+    BoardFailure,
     BoardUnreachable,
     Interrupted,
     ModelRefused,
@@ -29,7 +30,7 @@ from orchestrator.errors import (
 )
 from orchestrator.past import Past
 from orchestrator.runner import Job, Report, run_record
-from results.errors import RecordRefused, ResultsError
+from results.errors import ResultsError
 from results.store import Store
 
 
@@ -260,12 +261,12 @@ def test_a_board_that_reports_nonsense(field: str, tmp_path: Path, store: Store)
     report = run(store, tiny_job(tmp_path, liar, honest))
     assert states(store) == [("honest", "finished")] * 2
     (error,) = report.errors
-    assert isinstance(error, RecordRefused)
+    assert isinstance(error, wire.WireError)
     assert str(error).startswith("liar: ")
 
 
 def test_an_impossible_time(tmp_path: Path, store: Store) -> None:
-    """A latency that no clock shows is its board's failure, and its journal stays there."""
+    """A latency longer than its trial is its board's failure, and its journal stays there."""
     liar, honest = fake_board("liar"), fake_board("honest")
     plain = liar.agent._parts
 
@@ -278,8 +279,9 @@ def test_an_impossible_time(tmp_path: Path, store: Store) -> None:
     report = run(store, tiny_job(tmp_path, liar, honest))
     assert states(store) == [("honest", "finished")] * 2
     (error,) = report.errors
-    assert isinstance(error, RecordRefused)
+    assert type(error) is BoardFailure
     assert str(error).startswith("liar: ")
+    assert "cannot be true" in str(error)
     assert len(liar.agent.trials_by_id) == 1
     assert liar.agent.lease_holder is None
 
