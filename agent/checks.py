@@ -19,6 +19,8 @@ from agent.network import Uplink
 from agent.probe import signal_words
 from agent.wire import Check
 
+LONGEST_TEXT: Final = 400
+
 BUSY_SHARE: Final = 0.25
 """Of all cores as load, or of one core by a single process: from here it shows in latencies."""
 
@@ -235,8 +237,8 @@ def emulation(emulated_by: str | None, *, known: bool) -> Check:
 
 
 def check(name: str, state: State, found: str, fix: str = "") -> Check:
-    """A check without anything to do, unless `fix` says so."""
-    return Check(name=name, state=state, found=found, fix=fix)
+    """A check without anything to do, unless `fix` says so; files may hold endless text."""
+    return Check(name=name, state=state, found=found[:LONGEST_TEXT], fix=fix[:LONGEST_TEXT])
 
 
 def _mib(size_bytes: int) -> str:

@@ -200,7 +200,7 @@ def test_hostile_words_are_escaped(stand: Stand, capsys: pytest.CaptureFixture[s
 
 def test_a_board_that_never_stops_talking(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
     """Checks without end and findings without end are cut."""
-    stand(pi5=agent(*[Check("n" * 5000, "warn", "f" * 5000, "x" * 5000)] * 900))
+    stand(pi5=agent(*[Check("n" * 3000, "warn", "f" * 3000, "x" * 3000)] * 900))
     assert check() == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) < 2 * MAX_CHECKS + 10
