@@ -26,7 +26,7 @@ PACKAGES = {
 """The distributions that the agent imports itself, with a module that loads their native code."""
 
 OLDEST_PYTHON = (3, 11)
-_PERIOD_S = 45
+_PERIOD_S = 120
 _WORKERS = min(4, os.cpu_count() or 1)  # one core would share each import's time among all
 _POINTER_BITS = 64
 

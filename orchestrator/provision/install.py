@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.boards.remote import Remote
 
 PROBE_TIMEOUT_S: Final = 300.0
-"""Six imports on a slow card, each compiled for the first time; the probe ends each after 45 s."""
+"""Six imports on a slow card, each compiled for the first time; the probe ends each after 120 s."""
 
 SAY_EVERY_S: Final = 10.0
 _MEBIBYTE: Final = 1 << 20
