@@ -27,7 +27,7 @@ from orchestrator.events import (
     TrialEnded,
     TrialProgress,
 )
-from orchestrator.execute import Assignment, BoardRun, Order
+from orchestrator.execute import PATIENCE, Assignment, BoardRun, Order, Patience
 from results.errors import RecordRefused
 
 STOP_PATIENCE_S = 20.0
@@ -74,6 +74,7 @@ def conduct(
     listen: Listener,
     clock: Clock,
     stop_patience_s: float = STOP_PATIENCE_S,
+    patience: Patience = PATIENCE,
 ) -> Ending:
     """Run every board to its end and pass each event to `listen`, in order, on this thread.
 
@@ -87,7 +88,7 @@ def conduct(
     threads = []
     for board in boards:
         assignments[board.name] = Future()
-        order = Order(run_id, holder, host, assignments[board.name], desk.stop)
+        order = Order(run_id, holder, host, assignments[board.name], desk.stop, patience)
         work = BoardRun(board, order, clock, desk.emit, desk.store)
         threads.append(threading.Thread(target=work.run, name=board.name, daemon=True))
     for thread in threads:

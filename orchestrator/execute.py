@@ -51,8 +51,11 @@ LEASE_TTL_S: Final = 60.0
 POLL_SAMPLING_S: Final = 1.0
 """A poll costs the board a little time, so it is rare while samples are taken."""
 POLL_OTHERWISE_S: Final = 0.2
-RECONNECT_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0)
-"""Waits before each renewed contact; after the last the board is given up."""
+RECONNECT_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
+"""Waits before each renewed contact; after the last the board is given up.
+
+Together longer than a Raspberry Pi takes to boot, so that a power cut costs one attempt at most.
+"""
 MAX_ATTEMPTS: Final = 2
 """A trial cut short by the board's or agent's death is measured again once."""
 DEADLINE_MARGIN_S: Final = 30.0
@@ -84,6 +87,18 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How long a run waits for a board that does not do its part."""
+
+    lease_ttl_s: float = LEASE_TTL_S
+    reconnect_delays_s: tuple[float, ...] = RECONNECT_DELAYS_S
+    deadline_margin_s: float = DEADLINE_MARGIN_S
+
+
+PATIENCE: Final = Patience()
+
+
+@dataclass(frozen=True)
 class Order:
     """What a board's thread is given: who asks, and where its work will come from."""
 
@@ -92,6 +107,7 @@ class Order:
     host: str
     assignment: Future[Assignment | None]
     stop: threading.Event
+    patience: Patience = PATIENCE
 
 
 Emit = Callable[[Event], None]
@@ -105,6 +121,7 @@ class BoardRun:
     def __init__(self, board: Board, order: Order, clock: Clock, emit: Emit, store: Store) -> None:
         self._board = board
         self._order = order
+        self._patience = order.patience
         self._clock = clock
         self._emit = emit
         self._store = store
@@ -146,7 +163,9 @@ class BoardRun:
         """Take the board, or keep it: for the run that has it this is a renewal."""
         self._use().lease(
             wire.LeaseRequest(
-                holder=self._order.holder, run_id=self._order.run_id, ttl_s=LEASE_TTL_S
+                holder=self._order.holder,
+                run_id=self._order.run_id,
+                ttl_s=self._patience.lease_ttl_s,
             )
         )
         self._leased_s = self._clock.monotonic_s()
@@ -159,9 +178,9 @@ class BoardRun:
     def _persist(self, action: Callable[[], T]) -> T:
         """Do something over the connection; when it breaks, connect anew and do it again.
 
-        So `action` must be safe to repeat. Gives up after RECONNECT_DELAYS_S without contact.
+        So `action` must be safe to repeat. Gives up after the last of its delays.
         """
-        attempt = 1
+        delays_s, attempt = self._patience.reconnect_delays_s, 1
         while True:
             try:
                 if self._session is None:
@@ -171,16 +190,16 @@ class BoardRun:
                 if self._session is not None:
                     self._session.close()
                     self._session = None
-                if attempt > len(RECONNECT_DELAYS_S) or self._order.stop.is_set():
+                if attempt > len(delays_s) or self._order.stop.is_set():
                     raise
-                self._clock.sleep(RECONNECT_DELAYS_S[attempt - 1])
+                self._clock.sleep(delays_s[attempt - 1])
                 attempt += 1
 
     def _await_assignment(self) -> Assignment | None:
         """Wait for the plan and the builds, keeping the board meanwhile."""
         while not self._order.stop.is_set():
             try:
-                return self._order.assignment.result(timeout=LEASE_TTL_S / 4)
+                return self._order.assignment.result(timeout=self._patience.lease_ttl_s / 4)
             except FutureTimeoutError:
                 self._persist(self._lease)
         return None
@@ -216,7 +235,7 @@ class BoardRun:
         return not self._order.stop.is_set()
 
     def _pushed(self, state: PushState) -> None:
-        if self._clock.monotonic_s() - self._leased_s > LEASE_TTL_S / 4:
+        if self._clock.monotonic_s() - self._leased_s > self._patience.lease_ttl_s / 4:
             self._lease()  # a large model over a slow line outlasts it
         self._emit(
             PushProgress(
@@ -274,7 +293,7 @@ class BoardRun:
     ) -> TrialEnded:
         self._emit(TrialStarted(self._board.name, trial, attempt))
         started_utc, started_s = self._clock.utc(), self._clock.monotonic_s()
-        limit_s = started_s + spec.deadline_ns / _NS_PER_S + DEADLINE_MARGIN_S
+        limit_s = started_s + spec.deadline_ns / _NS_PER_S + self._patience.deadline_margin_s
 
         def follow() -> Journal:
             session = self._use()
@@ -307,7 +326,7 @@ class BoardRun:
                 session.cancel(trial_id)
                 raise TrialDeadline(
                     f"trial {trial_id} is still in phase '{progress.phase}' "
-                    f"{DEADLINE_MARGIN_S:.0f} s after its deadline",
+                    f"{self._patience.deadline_margin_s:.0f} s after its deadline",
                     self._board.name,
                 )
             sampling = progress.phase in ("warmup", "sample") and not cancelled

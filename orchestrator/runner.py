@@ -27,7 +27,7 @@ from orchestrator.conduct import Ending, conduct
 from orchestrator.dashboard import Display
 from orchestrator.errors import BoardFailure, Interrupted, RunIncomplete, from_failure
 from orchestrator.events import BoardConnected, Event, TrialEnded, TrialSkipped
-from orchestrator.execute import Assignment
+from orchestrator.execute import PATIENCE, Assignment, Patience
 from orchestrator.experiment import Experiment
 from orchestrator.inventory import BoardEntry
 from orchestrator.past import Past
@@ -52,6 +52,7 @@ class Job:
     artifacts: Path
     past: Past | None = None
     """What is stored already, where a run is resumed."""
+    patience: Patience = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Run:
                 prepare=self._prepare,
                 listen=self._hear,
                 clock=self._clock,
+                patience=self._job.patience,
             )
             errors = (
                 *ending.failed.values(), *self._errors.values(), *self._recorder.unscored.values(),

@@ -45,7 +45,7 @@ from orchestrator.events import (
     TrialSkipped,
     TrialStarted,
 )
-from orchestrator.execute import LEASE_TTL_S, Assignment, attempt_id
+from orchestrator.execute import LEASE_TTL_S, Assignment, Patience, attempt_id
 from orchestrator.gate import Gate
 from orchestrator.transfer import File
 
@@ -145,9 +145,8 @@ def test_held_board_is_no_reason_to_build(file: File) -> None:
     assert (built, of_kind(events, BoardConnected)) == ([], [])
 
 
-def test_lease_while_building(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_while_building(file: File) -> None:
     """Boards are kept while the host builds, however long that takes."""
-    monkeypatch.setattr(execute, "LEASE_TTL_S", 0.2)
     leases = []
     board = fake_board("a", sabotage=on("lease", leases.append))
 
@@ -156,7 +155,7 @@ def test_lease_while_building(file: File, monkeypatch: pytest.MonkeyPatch) -> No
             time.sleep(0.01)
         return {"a": assignment("a", [("fp32", file)])}
 
-    ending, _ = run([board], slow_build)
+    ending, _ = run([board], slow_build, patience=Patience(lease_ttl_s=0.2))
     assert dict(ending.failed) == {}
 
 

@@ -13,7 +13,7 @@ from orchestrator.boards.base import Board
 from orchestrator.boards.fake import FakeAgent, FakeBoard
 from orchestrator.conduct import Ending, conduct
 from orchestrator.events import BoardConnected, Event
-from orchestrator.execute import Assignment, Work
+from orchestrator.execute import PATIENCE, Assignment, Patience, Work
 from orchestrator.plan import PlannedTrial
 from orchestrator.transfer import File
 
@@ -94,6 +94,7 @@ def run(
     assignments: Mapping[str, Assignment] | Callable[[], Mapping[str, Assignment]],
     listen: Callable[[Event], None] | None = None,
     stop_patience_s: float = 20.0,
+    patience: Patience = PATIENCE,
 ) -> tuple[Ending, list[Event]]:
     """Conduct boards to their end and return every event that was heard."""
     events: list[Event] = []
@@ -108,7 +109,8 @@ def run(
 
     ending = conduct(
         boards, run_id=RUN_ID, holder="tester", host="host",
-        prepare=prepare, listen=hear, clock=CLOCK, stop_patience_s=stop_patience_s,
+        prepare=prepare, listen=hear, clock=CLOCK,
+        stop_patience_s=stop_patience_s, patience=patience,
     )  # fmt: skip
     return ending, events
 
