@@ -105,7 +105,8 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         import traceback  # noqa: PLC0415 - needed only here
 
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            click.echo(printable(line), err=True)
     expected = isinstance(error, BenchError)
     text = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
     for index, line in enumerate(text.splitlines() or [type(error).__name__]):
