@@ -14,6 +14,7 @@ from rich.text import Text
 from agent import wire
 from models import data, evaluate
 from models.data import DetectionSet
+from models.spec import ModelSpec
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator import dryrun, tables
@@ -27,7 +28,7 @@ from orchestrator.record import EVALUATOR, artifact_record, set_name
 from orchestrator.runner import run_record
 from orchestrator.score import class_map, detections_by_image
 from orchestrator.tables import NONE, Column
-from results.records import EvaluationRecord
+from results.records import EndOfRun, EvaluationRecord
 from results.store import Store
 
 _BYTES_PER_MB = 1e6
@@ -78,22 +79,31 @@ def _score(
         return {}
     whole = data.load(prepared.scored.spec, asked.workspace.data)
     clock, found = SystemClock(), {}
+    state: EndOfRun = "failed"
     with Store.open(asked.location, create=True) as store:
         store.record_run(run_record(asked.request, asked.experiment, clock.utc()))
-        for key, variant in built.items():
-            if isinstance(variant, wire.BenchError) or variant.model.head is None:
-                continue
-            say(f"score: {'/'.join(key)} on {len(whole.images)} images")
-            scores = _score_one(variant, whole)
-            store.record_artifact(artifact_record(key, variant))
-            store.record_evaluation(
-                asked.request.run_id,
-                variant.artifact.sha256,
-                _evaluation(whole, prepared.scored.spec.split, scores),
-            )
-            found[key] = scores
-        store.finish_run(asked.request.run_id, "finished", clock.utc())
+        try:
+            for key, variant in built.items():
+                if isinstance(variant, wire.BenchError) or not _scorable(variant.model):
+                    continue
+                say(f"score: {'/'.join(key)} on {len(whole.images)} images")
+                scores = _score_one(variant, whole)
+                store.record_artifact(artifact_record(key, variant))
+                store.record_evaluation(
+                    asked.request.run_id,
+                    variant.artifact.sha256,
+                    _evaluation(whole, prepared.scored.spec.split, scores),
+                )
+                found[key] = scores
+            state = "finished"
+        finally:
+            store.finish_run(asked.request.run_id, state, clock.utc())
     return found
+
+
+def _scorable(model: ModelSpec) -> bool:
+    """Random weights have no accuracy, nor has what nobody can decode."""
+    return model.trained and model.head is not None
 
 
 def _score_one(variant: BuiltVariant, whole: DetectionSet) -> evaluate.Scores:

@@ -19,6 +19,7 @@ from orchestrator import inventory as inventories
 from orchestrator import workspace as workspaces
 from orchestrator.boards.registry import make_board
 from orchestrator.clock import SystemClock
+from orchestrator.commands.options import listed
 from orchestrator.dashboard import Display
 from orchestrator.experiment import Experiment
 from orchestrator.inventory import BoardEntry, Inventory
@@ -98,7 +99,7 @@ def _request(boards: str, experiment: str | None, given: Mapping[str, Any]) -> R
         boards=boards,
         experiment=experiment,
         model=given["model"],
-        recipes=tuple(filter(None, (given["recipes"] or "").split(","))),
+        recipes=listed(given["recipes"]),
         data=given["data"],
         calibration=given["calibration"],
         shapes=dict(given["shapes"]),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.commands import database_location, db_option, inventory_option
-from orchestrator.commands.options import experiment_options, refuse_mixture
+from orchestrator.commands.options import experiment_options, listed, refuse_mixture
 
 
 @click.command("build")
@@ -38,4 +38,4 @@ def command(
     location = database_location(db, inventory)
     options = {**given, "seed": 0, "threads": None}
     asked = invocation.resolve(boards, experiment, location, inventory, options)
-    building.build(asked, isa.split(",") if isa else [], score=score)
+    building.build(asked, listed(isa), score=score)

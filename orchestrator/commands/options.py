@@ -21,7 +21,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg] # generic in newer versi
         """Name and dimensions of an input."""
         name, equals, dims = str(value).rpartition("=")
         parts = dims.split(",")
-        if not equals or not name or not all(p.isdigit() and int(p) > 0 for p in parts):
+        if not equals or not name or not all(p.isdecimal() and int(p) > 0 for p in parts):
             self.fail(f"expected NAME=1,3,224,224, got '{value}'", param, ctx)
         return name, tuple(int(part) for part in parts)
 
@@ -49,6 +49,11 @@ def experiment_options(function: _Function) -> _Function:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The items of a list with commas, blanks around them ignored."""
+    return tuple(item for part in (text or "").split(",") if (item := part.strip()))
 
 
 def refuse_mixture(experiment: str | None, given: Mapping[str, Any]) -> None:

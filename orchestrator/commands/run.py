@@ -10,6 +10,9 @@ import click
 from orchestrator.commands import database_location, db_option, inventory_option
 from orchestrator.commands.options import experiment_options, refuse_mixture
 
+MAX_SEED = (1 << 63) - 1
+"""What a database's integer holds; a random generator takes none below 0."""
+
 _EXAMPLES = """\b
 Examples:
   orchestrator run --boards local
@@ -23,7 +26,11 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Show every trial and the time needed; do nothing.")
 @experiment_options
 @click.option("--threads", type=click.IntRange(1, 1024), help="Inference threads.  [default: all]")
-@click.option("--seed", type=int, help="Order of the trials.  [default: drawn, and stored]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, MAX_SEED),
+    help="Order of the trials.  [default: drawn, and stored]",
+)
 @click.option("--json", "as_json", is_flag=True, help="The final table as JSON on stdout.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live screen.")
 @db_option
