@@ -7,7 +7,6 @@ import resource
 import time
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from rich.console import Console

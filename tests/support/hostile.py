@@ -19,7 +19,7 @@ from orchestrator.boards.fake import FakeAgent
 from orchestrator.boards.link import ProcessLink
 from orchestrator.clock import SystemClock
 
-NASTY = "\x1b[2J\x1b]0;owned\x07\x1b]8;;http://evil\x07‮gnp.exe\r\n\x9b31m​"
+NASTY = "\x1b[2J\x1b]0;owned\x07\x1b]8;;http://evil\x07\u202egnp.exe\r\n\x9b31m\u200b"
 """Clears the screen, sets its title, makes a link, turns the direction of writing, colours."""
 
 HUGE = 10**18
