@@ -18,7 +18,7 @@ from models.train.tinydet import train  # noqa: E402
 
 Tensor = torch.Tensor
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TRAINING = Training(train_images=16, epochs=8, schedule_epochs=10, seed=5, bfloat16=False)
 
