@@ -228,8 +228,9 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "models")
 
 
-def test_build_all(tmp_path: Path, store: ArtifactStore) -> None:
+def test_build_all(tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be built is an artifact, what cannot an error in its place, and nothing is lost."""
+    monkeypatch.setattr("orchestrator.assign.BUILD_WORKERS", 1)  # no processes: they take seconds
     tiny_model(tmp_path / "tiny.onnx")
     ready = prepare(tmp_path, adhoc(tmp_path, "tiny.onnx"))
     gone = dataclasses.replace(

@@ -107,6 +107,7 @@ def test_install(bundle: Bundle, tmp_path: Path) -> None:
     assert (home / HOME_MARKER).is_file()
 
 
+@pytest.mark.slow
 def test_it_runs(bundle: Bundle, tmp_path: Path) -> None:
     """The installed bundle starts as the host starts it, whatever lies in the working directory."""
     directory = bundle.install(tmp_path / "home")

@@ -27,10 +27,11 @@ NEW = BoardEntry("new", "ssh", "10.0.0.9")
 REQUEST = RunRequest("r1", 7, "all")
 
 
-@pytest.fixture
-def past(tmp_path: Path) -> Iterator[Store]:
-    """A database with two runs, in which pi5 was measured."""
-    with Store.open(fill(tmp_path / "results.sqlite"), create=False, read_only=True) as store:
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A database with two runs, in which pi5 was measured; only read here."""
+    path = fill(tmp_path_factory.mktemp("past") / "results.sqlite")
+    with Store.open(path, create=False, read_only=True) as store:
         yield store
 
 

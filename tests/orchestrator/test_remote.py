@@ -142,6 +142,7 @@ def test_alias(target: SshTarget) -> None:
         assert opened.run("echo reached").stdout == "reached\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["inventory", "config"])
 def test_jump(how: str, target: SshTarget, sshd: Sshd, tmp_path: Path) -> None:
     """A jump host is reached by OpenSSH, which checks its key; then the board's own is checked."""

@@ -176,9 +176,7 @@ def test_wrong_key(target: SshTarget, tmp_path: Path) -> None:
     new_key(tmp_path)
     config = tmp_path / "config"
     config.write_text(f"Host *\n  IdentityFile {tmp_path}/other_key\n  IdentitiesOnly yes\n")
-    assert "your key is on the board" in str(
-        refusal(dataclasses.replace(target, ssh_config=config))
-    )
+    assert "the login was refused" in str(refusal(dataclasses.replace(target, ssh_config=config)))
 
 
 @pytest.mark.ssh
