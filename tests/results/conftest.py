@@ -49,4 +49,3 @@ def store(ready_template: Path, path: Path) -> Iterator[Store]:
     shutil.copy(ready_template, path)
     with Store.open(path, create=False) as opened:
         yield opened
-
