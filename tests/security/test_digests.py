@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from support.agentkit import AgentProcess, agent_process, trial_spec, wait_until
 from support.onnxmodels import as_file, tiny_model
+from support.runs import assignment, fake_board, model_file, run
 from support.workerrig import PREP, Rig, detector
 
 from agent import wire
 from agent.wire import FailureKind
+from orchestrator.events import TrialEnded
 
 
 def flip(path: Path, index: int = -1) -> None:
@@ -84,3 +86,25 @@ def test_flipped_on_the_board(tmp_path: Path) -> None:
 
 def _cached(process: AgentProcess, sha256: str) -> Path:
     return process.home.artifacts / sha256
+
+
+@pytest.mark.parametrize("decays", [1, 9])
+def test_the_host_pushes_it_again(tmp_path: Path, decays: int) -> None:
+    """A file that decayed on a board is pushed again and the trial repeated, but not for ever."""
+    file = model_file(tmp_path)
+    board = fake_board("pi")
+    agent, pushes = board.agent, []
+    failure = wire.Failure(FailureKind.DIGEST_MISMATCH, "other bytes")
+
+    def served(method: str) -> None:
+        if method == "start":
+            agent.refuses = {file.sha256: failure} if len(pushes) <= decays else {}
+        elif method == "outcome":
+            agent.files.pop(file.sha256, None)  # as a board does with what it found damaged
+        elif method == "put_chunk":
+            pushes.append(method)
+
+    agent.sabotage = served
+    _, events = run([board], {"pi": assignment("pi", [("fp32", file)])})
+    ended = [event.outcome.state for event in events if isinstance(event, TrialEnded)]
+    assert ended == (["failed", "finished"] if decays == 1 else ["failed", "failed"])
