@@ -36,7 +36,7 @@ def fetch(session: Session, trial_id: str) -> Journal:
     outcome = session.outcome(trial_id)
     if outcome.trial_id != trial_id:
         raise TransferFailed(f"asked for trial {trial_id}, got {outcome.trial_id}", session.board)
-    parts = {
+    parts: dict[str, bytes] = {
         name: _read_part(session, trial_id, name, part) for name, part in outcome.parts.items()
     }
     try:
