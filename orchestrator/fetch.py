@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ def fetch(session: Session, trial_id: str) -> Journal:
         raise wire.WireError(f"{session.board}: trial {trial_id}: {exc}") from exc
 
 
-def _decoded(outcome: wire.Outcome, parts: dict[str, bytes]) -> Journal:
+def _decoded(outcome: wire.Outcome, parts: Mapping[Any, bytes]) -> Journal:
     samples = parts.get("samples")
     detections = parts.get("detections")
     return Journal(
