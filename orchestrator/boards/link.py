@@ -32,6 +32,8 @@ CALL_TIMEOUT_S = 30.0
 _BANNER_LIMIT_BYTES = 1 << 16
 _STDERR_LIMIT_BYTES = 8192
 _NAME_LIMIT = 80
+_PATIENCE = 2
+"""A call that outlasts its time-out so many times is cut: each of its messages has one."""
 _LAST_WORDS_S = 1.0
 """How long a process whose connection has ended may take to say why."""
 
@@ -155,7 +157,13 @@ class ProcessLink:
 
     @contextlib.contextmanager
     def _translated(self, method: str) -> Iterator[None]:
-        """Turn rpyc's and the socket's errors into ours; the link is of no use after one."""
+        """Turn rpyc's and the socket's errors into ours; the link is of no use after one.
+
+        A peer that sends a byte now and then meets no time-out of the socket's, hence the timer.
+        """
+        too_late = threading.Timer(_PATIENCE * self._call_timeout_s, self._hang_up)
+        too_late.daemon = True
+        too_late.start()
         try:
             yield
         except BaseException as exc:
@@ -164,6 +172,8 @@ class ProcessLink:
             if error is None:
                 raise
             raise error from exc
+        finally:
+            too_late.cancel()
 
     def _explain(self, method: str, exc: BaseException) -> wire.BenchError | None:
         """Our error for one that a call ended with; None for one that is not the call's own.
@@ -200,13 +210,16 @@ class ProcessLink:
 
     def close(self) -> None:
         """Close at once: rpyc's own close asks the far side first, so the socket goes before."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
         with contextlib.suppress(Exception):
             self._connection.close()
         with contextlib.suppress(OSError):
             self._sock.close()
         end_process(self._process)
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 def _await_magic(

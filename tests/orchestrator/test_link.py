@@ -283,6 +283,23 @@ def test_stall_inside_a_frame() -> None:
         assert time.monotonic() - started < 5
 
 
+def test_a_frame_in_drops() -> None:
+    """A peer that sends its answer a byte at a time, for ever, is cut as well."""
+    ended = threading.Event()
+
+    def drip(peer: Peer, seq: int) -> None:
+        peer.sock.sendall(b"\0\1\0\0\0")
+        while not ended.wait(0.05):
+            peer.sock.sendall(b"x")
+
+    with linked(drip, TIMEOUT_S) as link:
+        started = time.monotonic()
+        with pytest.raises((AgentDied, BoardUnreachable)):
+            link.begin("hello")()
+        assert time.monotonic() - started < 5
+        ended.set()
+
+
 def test_requests_instead_of_an_answer() -> None:
     """A peer that only asks is refused every time and meets the deadline of the call."""
     asked = []
