@@ -80,6 +80,33 @@ def test_the_packages_are_those_of_the_lock_for_the_boards_python(
     assert {path.name for path in (lab.images / name).iterdir()} == {"packages"}
 
 
+@pytest.mark.parametrize("said", ["compiled\n", "Kernel panic\n"])
+def test_a_host_with_another_python_has_a_board_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Where the host's Python is another, a board compiles the modules of both disks, or it fails."""
+    monkeypatch.setattr(image, "_is_same_python", lambda: False)
+    lab, steps = ready(tmp_path), []
+
+    def run(argv: Sequence[str], *, lab: Path, folder: Path, what: str) -> None:
+        steps.append(list(argv))
+        (folder / "compile.log").write_text(said)
+        (folder / "packages").touch()
+
+    monkeypatch.setattr(build, "run", run)
+    if "compiled" not in said:
+        with pytest.raises(ImageBuildFailed, match="its console said:\nKernel panic"):
+            image.ensure_image(lab, lambda _line: None)
+        return
+    image.ensure_image(lab, lambda _line: None)
+    image.ensure_packages(lab, lambda _line: None)
+    boots = [argv for argv in steps if argv[0].startswith("qemu")]
+    drives = [[word for word in argv if "file=" in word and "id=" in word] for argv in boots]
+    assert ["snapshot=on" in word for words in drives for word in words] == [False, True, False]
+    assert not any("-netdev" in argv for argv in boots)
+    assert not any("compileall" in argv for argv in steps)
+
+
 def test_a_host_without_pip_is_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
