@@ -21,7 +21,7 @@ import msgspec
 import psutil
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from support.boards import agent_options
 from support.onnxmodels import as_file, tiny_model

@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from agent.wire import bundle
 from agent.wire.bundle import ENTRY_NAME, ENTRY_TEXT, bundle_digest, bundle_files
 
 HOME_MARKER: Final = ".orchestrator-home"
@@ -45,7 +45,8 @@ class Bundle:
     @cache
     def of_this_version() -> Bundle:
         """The agent that ships with this host."""
-        package = Path(str(resources.files("agent")))
+        # Not by the package's name: a folder `agent` in the working directory may share it.
+        package = Path(bundle.__file__).resolve().parents[1]
         files = bundle_files(package)
         files[ENTRY_NAME] = ENTRY_TEXT.encode()
         return Bundle(bundle_digest(package), files)
