@@ -55,7 +55,9 @@ def bring(remote: Remote, wish: Wish, survey: Survey, larder: Larder, say: Say) 
         environment.switch(remote, wish.board, wanted)
     unchanged = complete and found.bundle and found.current == wanted.id
     place = f"{survey.home}/env/{wanted.id}"
-    if unchanged:
+    if complete and found.current == wanted.id and not found.bundle:
+        say(f"{place} is complete and in use; only the agent's own files were renewed")
+    elif unchanged:
         say(f"nothing to do: {place} is complete and in use; nothing was moved")
     else:
         say(f"ready: {place} around {python.path} ({python})")
@@ -69,6 +71,7 @@ def _put(
     found = environment.look(remote, wanted, bundle.directory_name)
     _check_room(survey, wanted, found, wish.board)
     _deliver(remote, wish.board, wanted, found, say)
+    say("trying each package there, compiled as it is imported for the first time")
     problem = probe(remote, wish.board, wanted, bundle)
     if problem is not None:
         environment.discard(remote, wish.board, survey.home, (f"env/{wanted.id}",))
@@ -105,7 +108,7 @@ def _deliver(shell: Shell, board: str, wanted: Environment, found: Found, say: S
         say(f"pushing {size}{begun}")
         if start < total:
             environment.push(shell, board, wanted, start, _every(SAY_EVERY_S, total, say))
-        say("unpacking")
+        say("unpacking (a minute or two on a slow card)")
         if environment.unpack(shell, board, wanted):
             return
         say("it arrived damaged and is sent again")

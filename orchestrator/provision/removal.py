@@ -83,7 +83,7 @@ def refuse_loss(found: Home, board: str) -> None:
         raise BoardFailure(
             f"{len(found.trials)} measured trials were not stored by a host yet "
             f"({', '.join(found.trials[:3])}{', …' if len(found.trials) > 3 else ''}); "  # noqa: PLR2004 - as many as are shown
-            f"finish their run first, or lose them with --force",
+            f"complete their run with `orchestrator resume RUN`, or lose them with --force",
             board,
         )
 
