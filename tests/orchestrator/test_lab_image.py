@@ -84,7 +84,7 @@ def test_the_packages_are_those_of_the_lock_for_the_boards_python(
 def test_a_host_with_another_python_has_a_board_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
-    """Where the host's Python is another, a board compiles the modules of both disks, or it fails."""
+    """Where the host's Python is another, a board compiles both disks' modules, or it fails."""
     monkeypatch.setattr(image, "_is_same_python", lambda: False)
     lab, steps = ready(tmp_path), []
 
