@@ -74,8 +74,8 @@ class Remote:
     def install(self, bundle: Bundle, home: str) -> str:
         """Put the agent's bundle below `home` and return its directory, quoted for the shell.
 
-        It is unpacked beside its place and renamed, so a cut never leaves half a bundle, and two
-        hosts that install at the same time do not meet.
+        It is unpacked beside its place, synced (a power cut would leave empty files) and renamed,
+        so a cut never leaves half a bundle, and two hosts that install at once do not meet.
         """
         bundles, name = f"{home}/bundles", bundle.directory_name
         target = remote_path(f"{bundles}/{name}")
@@ -90,7 +90,7 @@ class Remote:
         self._must(
             f"umask 077; find {remote_path(bundles)} -maxdepth 1 -name '{HALF_MADE}*' "
             f"-mmin +{LEFT_OVER_MIN} -exec rm -rf {{}} +; "
-            f"mkdir {new} && tar -xzf {packed} -C {new} && "
+            f"mkdir {new} && tar -xzf {packed} -C {new} && sync -f {new} && "
             f"{{ test -f {target}/__main__.py || rm -rf {target}; }} && "
             f"{{ mv -T {new} {target} || test -f {target}/__main__.py; }}; "
             f"code=$?; rm -rf {packed} {new}; exit $code"

@@ -40,7 +40,7 @@ cd "$1" 2>/dev/null || exit 0
 echo "current=$(readlink env/current)"
 [ -f "env/$3" ] && echo "partial=$(wc -c < "env/$3")"
 [ -f "bundles/$4/__main__.py" ] && echo "bundle=yes"
-for name in env/* env/.new-* env/.*.part bundles/* bundles/.new-*; do
+for name in env/* env/.new-* env/.*.part bundles/*; do
   [ -e "$name" ] || [ -L "$name" ] || continue
   case "$name" in env/current|"env/$2"|"env/$3"|"bundles/$4") ;; *) echo "other=$name";; esac
 done

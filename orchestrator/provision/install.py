@@ -137,7 +137,11 @@ def probe(shell: Shell, board: str, wanted: Environment, bundle: Bundle) -> Boar
     report = probe_report(result.stdout)
     if report is None:
         said = result.stderr.strip() or f"exit code {result.exit_code}"
-        return BoardUnfit(f"the packages cannot be tried there: {said}", board)
+        return BoardUnfit(
+            f"the packages cannot be tried there ({said}); `orchestrator boards remove {board}`, "
+            f"then provision again, makes all of it new",
+            board,
+        )
     missing = report.get("missing")
     if not isinstance(missing, dict) or not missing:
         return None
