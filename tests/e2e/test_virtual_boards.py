@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,11 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 from support.onnxmodels import tiny_model
-from support.virtual import RealLab
+from support.virtual import RealLab, real_lab
 
 from orchestrator.boards.base import Session
 from orchestrator.boards.registry import make_board
-from orchestrator.errors import BoardUnreachable
+from orchestrator.errors import BoardUnreachable, UnknownName
 from orchestrator.inventory import load
 from orchestrator.lab import control, faults, machine, monitor, process
 
@@ -53,11 +55,12 @@ def test_a_run_over_two_virtual_boards_is_stored_and_marked(
     lab: RealLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The main job deploys, measures and stores on both, as `smoke`, flagged as emulated."""
-    model = tiny_model(tmp_path / "tiny.onnx")
-    assert lab.cli("run", "--boards", ",".join(BOARDS), "--model", str(model), "--json") == 0
+    model, stored = str(tiny_model(tmp_path / "tiny.onnx")), str(tmp_path / "results.sqlite")
+    chosen = ("--boards", ",".join(BOARDS), "--model", model, "--db", stored)
+    assert lab.cli("run", *chosen, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["state"] == "finished"
-    with closing(sqlite3.connect(lab.place.database)) as database:
+    with closing(sqlite3.connect(stored)) as database:
         profile, *_ = database.execute("SELECT profile FROM runs").fetchone()
         trials = database.execute("SELECT board, state, isa FROM trials ORDER BY board").fetchall()
         flagged = database.execute("SELECT emulated, emulated_by FROM fingerprints").fetchall()
@@ -71,7 +74,7 @@ def test_a_run_over_two_virtual_boards_is_stored_and_marked(
     ]
     assert flagged == [(1, "QEMU TCG"), (1, "QEMU TCG")]
     assert samples == [(8,), (8,)]
-    assert lab.cli("runs", "show") == 0
+    assert lab.cli("runs", "show", "--db", stored) == 0
     assert capsys.readouterr().out.count("emulated") >= len(BOARDS)
 
 
@@ -214,12 +217,17 @@ def test_a_killed_lab_up_leaves_nothing_that_cannot_be_removed(lab: RealLab) -> 
     assert not lab.lab.board(name).path.exists()
 
 
-def test_remove_leaves_no_process_and_no_file(lab: RealLab) -> None:
-    """After `lab remove` nothing runs, nothing lies on the disk, and the boards are unknown."""
-    pids = [emulator(lab, "pi5-virtual").pid]
-    assert lab.cli("lab", "remove") == 0
-    assert process.marked(lab.place.lab) == {}
-    assert not any(process.identify(pid) for pid in pids)
-    assert not lab.place.lab.exists()
-    assert not lab.place.known_hosts.exists()
-    assert lab.cli("run", "--boards", "pi5-virtual") == 12
+def test_remove_leaves_no_process_and_no_file(lab: RealLab, tmp_path: Path) -> None:
+    """After `lab remove` nothing runs, nothing lies on the disk, and the board is unknown."""
+    other = real_lab(tmp_path)
+    other.place.lab.mkdir(parents=True)
+    shutil.copytree(lab.lab.images, other.lab.images, copy_function=os.link)
+    other.up("pi3b-virtual")
+    pid = emulator(other, "pi3b-virtual").pid
+    assert other.cli("lab", "remove") == 0
+    assert process.identify(pid) is None
+    assert process.marked(other.place.lab) == {}
+    left = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert left == {Path("inventory.yaml"), Path(".orchestrator")}
+    assert other.cli("run", "--boards", "pi3b-virtual") == UnknownName.exit_code
+    assert emulator(lab, "pi5-virtual").is_running()
