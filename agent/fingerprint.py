@@ -37,6 +37,9 @@ class Userland:
     cpu_count: int
 
 
+_NAME_CHARS: Final = 200
+
+
 def this_userland() -> Userland:
     """The real one. `bits` is the interpreter's pointer size: `uname -m` tells the kernel's."""
     uname = os.uname()
@@ -67,29 +70,35 @@ def read(
     emulator = emulated_by(sysroot, host.machine, cpu)
     memory, swap = _memory(sysroot)
     return Fingerprint(
-        board_model=board_text(sysroot, "model")
-        or read_text(sysroot, "sys/class/dmi/id/product_name"),
-        serial=board_text(sysroot, "serial-number"),
+        board_model=_short(
+            board_text(sysroot, "model") or read_text(sysroot, "sys/class/dmi/id/product_name")
+        ),
+        serial=_short(board_text(sysroot, "serial-number")),
         hostname=host.hostname,
         machine=host.machine,
         userland_bits=host.bits,
         isa=instruction_set(host.machine, host.bits, cpu.features),
-        cpu_model=cpu.model,
+        cpu_model=_short(cpu.model),
         cpu_count=host.cpu_count,
         cpu_features=cpu.features,
         max_clock_hz=_khz(sysroot, f"{_CPUFREQ}/cpuinfo_max_freq"),
-        governor=read_text(sysroot, f"{_CPUFREQ}/scaling_governor"),
+        governor=_short(read_text(sysroot, f"{_CPUFREQ}/scaling_governor")),
         memory_bytes=memory,
         swap_bytes=swap,
-        os_name=_os_name(sysroot),
+        os_name=_os_name(sysroot)[:_NAME_CHARS],
         kernel=host.kernel,
         libc=host.libc,
         python=host.python,
         packages=_versions(packages),
         emulated=emulator is not None,
         emulated_by=emulator,
-        boot_id=read_text(sysroot, "proc/sys/kernel/random/boot_id"),
+        boot_id=_short(read_text(sysroot, "proc/sys/kernel/random/boot_id")),
     )
+
+
+def _short(text: str | None) -> str | None:
+    """A name as long as names are: the wire refuses endless ones."""
+    return None if text is None else text[:_NAME_CHARS]
 
 
 def cpu_model(sysroot: Path = Path("/")) -> str | None:

@@ -1,3 +1,4 @@
+import hashlib
 import importlib
 import sys
 
@@ -311,13 +312,15 @@ def test_a_missing_and_a_corrupt_image_are_told_apart(tmp_path, image_file):
     prep = ImagePrep(4, 4)
     lost = ImageRef("11" * 32, "cat")
     refused(FailureKind.MISSING_ARTIFACT, "cat", feeds.image_feed, spec(), lost, prep, tmp_path)
-    (tmp_path / lost.sha256).write_bytes(b"GIF89a")
-    refused(FailureKind.BAD_IMAGE, "cat", feeds.image_feed, spec(), lost, prep, tmp_path)
+    broken = ImageRef(hashlib.sha256(b"GIF89a").hexdigest(), "cat")
+    (tmp_path / broken.sha256).write_bytes(b"GIF89a")
+    refused(FailureKind.BAD_IMAGE, "cat", feeds.image_feed, spec(), broken, prep, tmp_path)
 
 
 @pytest.fixture
 def image_file(tmp_path):
     """A small image among the artifacts."""
     Image.new("RGB", (6, 3), (10, 20, 30)).save(tmp_path / "image.png")
-    (tmp_path / "image.png").rename(tmp_path / ("aa" * 32))
-    return ImageRef("aa" * 32, "dog")
+    digest = hashlib.sha256((tmp_path / "image.png").read_bytes()).hexdigest()
+    (tmp_path / "image.png").rename(tmp_path / digest)
+    return ImageRef(digest, "dog")
