@@ -68,5 +68,5 @@ def test_a_bare_board_measures_after_provisioning(
     assert set(REQUIRED) <= set(found.packages)
     assert found.isa == "aarch64-dotprod"
     assert bare.cli("boards", "remove", BARE, "--yes") == 0
-    left = "ls -A ~; ls -A /run/lock /tmp | grep orchestrator; ps -u pi -o args= | grep '[s]erve --'"
-    assert bare.said(BARE, f"{left}; true") == before
+    elsewhere = "ls -A /run/lock /tmp | grep orchestrator; ps -u pi -o args= | grep '[s]erve --'"
+    assert bare.said(BARE, f"ls -A ~; {elsewhere}; true") == before
