@@ -9,6 +9,7 @@ write begin IMMEDIATE: two writers then queue, instead of failing halfway.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ from results.views import VIEWS
 
 BUSY_TIMEOUT_MS: Final = 30_000
 """How long a writer waits for another before it gives up."""
+_RETRY_S: Final = 0.02
+_PRIMARY_CODE: Final = 0xFF
+"""The part of an extended SQLite error code that names its kind."""
 WRITE: Final = "results_write"
 """Execution option of a transaction that will write."""
 
@@ -143,7 +147,7 @@ def _connector(path: Path, opening: Opening) -> Callable[[], sqlite3.Connection]
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             if mode != "ro":
-                _set_wal(connection, path)
+                _set_wal(connection, path, opening.busy_timeout_ms)
         except BaseException:
             connection.close()
             raise
@@ -152,14 +156,27 @@ def _connector(path: Path, opening: Opening) -> Callable[[], sqlite3.Connection]
     return connector
 
 
-def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+def _set_wal(connection: sqlite3.Connection, path: Path, busy_timeout_ms: int) -> None:
+    mode = _journal_mode(connection, time.monotonic() + busy_timeout_ms / 1000)
     if mode != "wal":
         raise ResultsError(
             f"{path}: this file system cannot do write-ahead logging (journal mode {mode}); "
             "put the database on a local disk"
         )
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _journal_mode(connection: sqlite3.Connection, until_s: float) -> str:
+    """Switch to WAL. SQLite's own busy timeout does not hold while another opener switches."""
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return str(mode)
+        except sqlite3.OperationalError as exc:
+            locked = exc.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+            if not locked or time.monotonic() >= until_s:
+                raise
+            time.sleep(_RETRY_S)
 
 
 def _ensure_schema(engine: Engine, shown: str, opening: Opening) -> None:
