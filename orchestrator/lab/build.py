@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.lab.errors import ImageBuildFailed
 TIMEOUT_S: Final = 1200.0
 """Longest build step: some 120 MB of downloads on a slow line."""
 END_TIMEOUT_S: Final = 10.0
+_POLITE_S: Final = 1.0
 _LAST_LINES: Final = 12
 
 
@@ -50,10 +52,15 @@ def run(argv: Sequence[str], *, lab: Path, folder: Path, what: str) -> None:
 
 
 def end_builders(lab: Path) -> None:
-    """End every build process of the lab in `lab`, those of a command that was killed too."""
+    """End every build process of the lab in `lab`, those of a command that was killed too.
+
+    Politely first: fakeroot's helper then gives its message queue back.
+    """
     for found, role in process.marked(lab).items():
         if role == process.BUILDER:
-            process.end(found, END_TIMEOUT_S)
+            process.send(found, signal.SIGTERM)
+            process.wait_end(found, _POLITE_S)
+    process.kill_all(lab, process.BUILDER, END_TIMEOUT_S)
 
 
 def _last_words(log: Path) -> str:

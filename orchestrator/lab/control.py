@@ -133,9 +133,8 @@ def _sweep(lab: Lab) -> None:
     """Tidy up after a command that was killed: build processes, half-made folders, lost boards."""
     build.end_builders(lab.root)
     kept = {process.board_role(folder.name) for folder in lab.boards()}
-    for found, role in process.marked(lab.root).items():
-        if role not in kept:
-            process.end(found, _END_TIMEOUT_S)
+    for role in set(process.marked(lab.root).values()) - kept:
+        process.kill_all(lab.root, role, _END_TIMEOUT_S)
     for path in lab.half_made():
         shutil.rmtree(path, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -98,11 +99,13 @@ def stop(lab: Lab, folder: BoardFolder, target: SshTarget | None) -> None:
     where the emulator cannot be ended.
     """
     found = running(lab, folder)
+    if found is not None and target is not None and not process.is_frozen(found):
+        _quit(folder, found, target)
     if found is not None:
-        if target is None or process.is_frozen(found) or not _quit(folder, found, target):
-            process.send(found, signal.SIGKILL)
-        if not process.wait_end(found, QUIT_TIMEOUT_S):
-            raise VirtualBoardFailed(f"{folder.name}: process {found.pid} does not end")
+        process.send(found, signal.SIGKILL)
+        process.wait_end(found, QUIT_TIMEOUT_S)
+    if not process.kill_all(lab.root, process.board_role(folder.name), QUIT_TIMEOUT_S):
+        raise VirtualBoardFailed(f"{folder.name}: its emulator does not end")
     state = folder.read()
     if state is not None:
         folder.write(msgspec.structs.replace(state, process=None))
@@ -173,14 +176,12 @@ def _login(target: SshTarget, command: str, timeout_s: float) -> subprocess.Comp
         return subprocess.CompletedProcess(argv, 255, "", f"no answer in {timeout_s:.0f} s")
 
 
-def _quit(folder: BoardFolder, found: ProcessId, target: SshTarget) -> bool:
-    """Sync the board's disk and ask its emulator to end; False where it does not in time."""
+def _quit(folder: BoardFolder, found: ProcessId, target: SshTarget) -> None:
+    """Sync the board's disk and ask its emulator to end; in vain where it does not answer."""
     _login(target, "sync", SYNC_TIMEOUT_S)
-    try:
+    with contextlib.suppress(VirtualBoardFailed):
         monitor.command(folder.monitor, "quit")
-    except VirtualBoardFailed:
-        return False
-    return process.wait_end(found, QUIT_TIMEOUT_S)
+        process.wait_end(found, QUIT_TIMEOUT_S)
 
 
 def _run(words: Sequence[str], lab: Lab, folder: BoardFolder) -> subprocess.CompletedProcess[str]:

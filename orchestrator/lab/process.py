@@ -23,6 +23,8 @@ LAB_VARIABLE: Final = "ORCHESTRATOR_LAB"
 ROLE_VARIABLE: Final = "ORCHESTRATOR_LAB_ROLE"
 BUILDER: Final = "build"
 
+_POLL_S: Final = 0.02
+
 _STATE, _START = 0, 19
 """Fields 3 and 22 of /proc/PID/stat, counted after the name in parentheses (proc(5))."""
 
@@ -86,15 +88,6 @@ def send(process: ProcessId, number: signal.Signals) -> bool:
         return True
 
 
-def end(process: ProcessId, patience_s: float) -> bool:
-    """Terminate a process, kill it where it has not ended in time; False where it still runs."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        send(process, number)
-        if wait_end(process, patience_s):
-            return True
-    return False
-
-
 def wait_end(process: ProcessId, timeout_s: float) -> bool:
     """Wait until it has ended; False when the time is over."""
     with _opened(process) as handle:
@@ -145,11 +138,17 @@ def _variables(entry: Path) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def wait_until_none(lab: Path, role: str, timeout_s: float) -> bool:
-    """Wait until no process of that role is left; False when the time is over."""
+def kill_all(lab: Path, role: str, timeout_s: float) -> bool:
+    """Kill every process of that role until none is left; False when the time is over.
+
+    One that forks while it is looked for (an emulator on its way to the background, whose
+    starter was killed) is caught the next time round.
+    """
     deadline = time.monotonic() + timeout_s
-    while role in marked(lab).values():
+    while found := [one for one, its_role in marked(lab).items() if its_role == role]:
+        for one in found:
+            send(one, signal.SIGKILL)
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(_POLL_S)
     return True

@@ -58,23 +58,36 @@ def test_a_process_is_known_by_its_start_as_well(child: subprocess.Popen[bytes])
 def test_a_process_that_has_ended_is_no_process(child: subprocess.Popen[bytes]) -> None:
     """A zombie counts as ended: it runs nothing and needs no signal."""
     found = known(child.pid)
-    assert process.end(found, 10)
+    assert process.send(found, signal.SIGTERM)
+    assert process.wait_end(found, 10)
     assert process.identify(child.pid) is None  # not waited for yet
     assert not process.send(found, signal.SIGTERM)
     assert child.wait(10) == -signal.SIGTERM
 
 
-def test_a_process_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
-    """`end` kills what does not end by itself in time."""
+def test_a_process_that_goes_on_in_a_child_is_ended_with_it(tmp_path: Path) -> None:
+    """What a role's process leaves behind when it is killed is killed as well."""
     code = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        "print('up', flush=True); time.sleep(60)"
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "os.fork() or os.setsid()\nprint('up', flush=True)\n"
+        "while True: time.sleep(0.01); os.fork() and os._exit(0)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as stubborn:
-        assert stubborn.stdout is not None
-        stubborn.stdout.readline()
-        assert process.end(known(stubborn.pid), 0.2)
-        assert stubborn.wait(10) == -signal.SIGKILL
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE,
+        env=process.environment(tmp_path, "board x"),
+    ) as runaway:  # fmt: skip
+        assert runaway.stdout is not None
+        runaway.stdout.readline()
+        assert process.kill_all(tmp_path, "board x", 10)
+        assert process.marked(tmp_path) == {}
+
+
+def test_killing_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that cannot be killed does not hold the command for ever."""
+    with sleeper(tmp_path) as child:
+        monkeypatch.setattr(process, "send", lambda *_args: False)
+        assert not process.kill_all(tmp_path, "board x", 0.1)
+        child.kill()
 
 
 def test_waiting_for_an_end_has_a_deadline(child: subprocess.Popen[bytes]) -> None:

@@ -59,8 +59,8 @@ class FakeLab:
         return {status.name: status.condition for status in control.status(self.place)}
 
     def end_everything(self) -> None:
-        for found in process.marked(self.lab.root):
-            process.end(found, 5)
+        for role in set(process.marked(self.lab.root).values()):
+            assert process.kill_all(self.lab.root, role, 5)
 
 
 def make_fake_lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLab:
