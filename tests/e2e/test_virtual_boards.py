@@ -74,7 +74,7 @@ def test_a_run_over_two_virtual_boards_is_stored_and_marked(
     ]
     assert flagged == [(1, "QEMU TCG"), (1, "QEMU TCG")]
     assert samples == [(8,), (8,)]
-    assert lab.cli("runs", "show", "--db", stored) == 0
+    assert lab.cli("runs", "--db", stored, "show") == 0
     assert capsys.readouterr().out.count("emulated") >= len(BOARDS)
 
 
