@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent.wire import BenchError
-from models.chain import Link, VariantRequest, fingerprint, links
+from models.chain import Link, VariantRequest, fingerprint, links, teacher_request
 from models.errors import BuildFailed, ModelsError
 from models.pool import Job, run_jobs
 from models.spec import CalibrationSpec, calibration
@@ -152,6 +152,10 @@ def _run(
             work=work,
             cache=store.root / "weights",
             log=log,
+            training=request.training if link.step.needs_training else None,
+            others={
+                name: build(teacher_request(request, name), store, log).path for name in link.others
+            },
         )
         result = link.step.run(given)
         return store.add(result.path, describe_result(request, link, parent, result, work))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import msgspec
 
 from models.errors import BuildFailed
-from models.recipes import Recipe, StepSpec
-from models.spec import CalibrationSpec, ModelSpec
+from models.recipes import RUNS, Recipe, StepSpec
+from models.spec import CalibrationSpec, ModelSpec, TrainingSpec
 from models.steps import ALL_STEPS, Step
 from models.steps.base import tool_version
 
@@ -22,13 +23,17 @@ _KEY_SCHEMA = 1
 class VariantRequest:
     """One artifact that is wanted: a model by a recipe for an instruction set.
 
-    `isa` is a wire.Fingerprint.isa.
+    `isa` is a wire.Fingerprint.isa. `others` are the models that steps may ask for by name, as
+    a teacher. With `as_net` the chain ends before the network is exported.
     """
 
     model: ModelSpec
     recipe: Recipe
     isa: str
     calibration: CalibrationSpec | None = None
+    training: TrainingSpec | None = None
+    others: Mapping[str, ModelSpec] = field(default_factory=dict)
+    as_net: bool = False
 
     @property
     def label(self) -> str:
@@ -45,6 +50,9 @@ class Link:
     choices: dict[str, str]
     calibration: str | None
     shapes: dict[str, tuple[int, ...]]
+    training: str | None = None
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Fingerprints of further networks, by name."""
 
     def tools(self) -> dict[str, str]:
         """Versions of the packages that do the work."""
@@ -62,40 +70,126 @@ class Link:
             "calibration": self.calibration,
             "shapes": self.shapes,
         }
+        if self.training is not None:
+            parts["training"] = self.training
+        if self.others:
+            parts["others"] = self.others
         return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
-def links(request: VariantRequest) -> tuple[Link, ...]:
-    """The whole chain: import or export, then the recipe's steps.
+_EXPORTS: Final = {"onnxruntime": "export_net", "torch": "export_pt2", "litert": "export_tflite"}
+"""What makes of a network a file that the runtime runs."""
 
-    Raises BuildFailed where calibration data is needed and absent.
+
+def links(request: VariantRequest) -> tuple[Link, ...]:
+    """The whole chain: where the model comes from, its own steps, the recipe's, its export.
+
+    Raises BuildFailed where data is needed and absent, or the steps do not fit the model.
     """
-    if request.recipe.needs_calibration and request.calibration is None:
+    specs = tuple(_steps(request))
+    needs = [ALL_STEPS[spec.name] for spec in specs]
+    if request.calibration is None and any(step.needs_calibration for step in needs):
         raise BuildFailed(
             f"{request.label}: needs calibration data; add --calibration DIR with about a "
             "hundred images like those the model will see (or .npy tensors)"
         )
+    if request.training is None and any(step.needs_training for step in needs):
+        raise BuildFailed(
+            f"{request.label}: needs labelled images to learn from; name them in the "
+            "experiment's `training:`"
+        )
+    return tuple(_link(spec, request) for spec in specs)
+
+
+def needs_training(model: ModelSpec, recipe: Recipe) -> bool:
+    """True when a step of the model or the recipe learns from labelled images."""
+    return any(ALL_STEPS[spec.name].needs_training for spec in (*model.steps, *recipe.steps))
+
+
+def teacher_request(request: VariantRequest, name: str) -> VariantRequest:
+    """The network that a step asks for by `name`, with its own steps and no recipe's."""
+    if name not in request.others:
+        known = ", ".join(request.others) or "none"
+        raise BuildFailed(
+            f"{request.label}: no model named {name!r} in this experiment; it has {known}"
+        )
+    return VariantRequest(
+        model=request.others[name],
+        recipe=Recipe("net", (), "the network as it is"),
+        isa=request.isa,
+        training=request.training,
+        as_net=True,
+    )
+
+
+def _steps(request: VariantRequest) -> Iterator[StepSpec]:
+    """Every step by name, with those that convert between formats."""
+    asked = (*request.model.steps, *request.recipe.steps)
+    first = _first(request, asked)
+    yield first
+    made = ALL_STEPS[first.name].makes
+    for spec in asked:
+        step = ALL_STEPS[spec.name]
+        if (made, step.accepts) == ("net", "onnx"):
+            yield _default("export_net")
+            made = "onnx"
+        if step.accepts != made:
+            raise BuildFailed(
+                f"{request.label}: step {spec.name} takes {step.accepts} and gets {made}: "
+                + _MISFIT.get(step.accepts or "", "change the order of the steps")
+            )
+        yield spec
+        made = step.makes
+    if made == "net" and not request.as_net:
+        export = _EXPORTS[request.recipe.runtime]
+        yield _default(export)
+        made = ALL_STEPS[export].makes
+    if made not in RUNS[request.recipe.runtime] and not (request.as_net and made == "net"):
+        raise BuildFailed(
+            f"{request.label}: {request.recipe.runtime} runs a network's own export, and this "
+            f"model is {made}; take a network of the zoo or an ultralytics model"
+        )
+
+
+_MISFIT: Final = {
+    "net": "it changes a network, which an ONNX file no longer is; take a network of the zoo or "
+    "an ultralytics .pt or .yaml file, and put such steps before those on files",
+}
+
+
+def _first(request: VariantRequest, asked: tuple[StepSpec, ...]) -> StepSpec:
+    """Where the chain begins. ultralytics models become networks only where a step wants one."""
     source = request.model.source
     if source.kind == "onnx":
-        first = StepSpec("import", {})
-    else:
-        params = ALL_STEPS["export"].params()
-        if source.imgsz_px is not None:
-            params = msgspec.structs.replace(params, imgsz_px=source.imgsz_px)
-        first = StepSpec("export", msgspec.to_builtins(params))
-    return tuple(_link(spec, request) for spec in (first, *request.recipe.steps))
+        return _default("import")
+    if source.kind == "net":
+        return _default("create")
+    wants_net = request.as_net or request.recipe.runtime != "onnxruntime"
+    wants_net |= any(ALL_STEPS[spec.name].accepts == "net" for spec in asked)
+    params = ALL_STEPS["take_ultralytics" if wants_net else "export"].params()
+    if source.imgsz_px is not None:
+        params = msgspec.structs.replace(params, imgsz_px=source.imgsz_px)
+    name = "take_ultralytics" if wants_net else "export"
+    return StepSpec(name, msgspec.to_builtins(params))
+
+
+def _default(name: str) -> StepSpec:
+    return StepSpec(name, msgspec.to_builtins(ALL_STEPS[name].params()))
 
 
 def _link(spec: StepSpec, request: VariantRequest) -> Link:
     step = ALL_STEPS[spec.name]
     params = msgspec.convert(spec.params, step.params)
     calibrated = request.calibration if step.needs_calibration else None
+    trained = request.training if step.needs_training else None
     return Link(
         step=step,
         params=spec.params,
         choices=step.choices(params, request.isa),
         calibration=calibrated.digest if calibrated else None,
         shapes=request.model.shapes if step.needs_calibration else {},
+        training=trained.digest if trained else None,
+        others={name: fingerprint(teacher_request(request, name)) for name in step.others(params)},
     )
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from models.chain import Link, VariantRequest
 from models.errors import BuildFailed
+from models.nets.arch import metadata_of, read_header
+from models.nets.registry import FAMILIES
 from models.onnxfile import OnnxInfo, describe
 from models.spec import file_digest
 from models.steps import StepResult
+from models.steps.base import FileInfo
 from models.steps.graph import fused, optimized_nodes, unfused_qdq
 from models.steps.isa import family, host_isa
 from models.store import Artifact, Manifest, StepRecord
+from models.tensors import TensorInfo
 
 
 def describe_result(
@@ -28,6 +32,7 @@ def describe_result(
     info = _info(link, before, result)
     kernels, left, note = _fused(request.isa, link, result, info.nodes, work)
     calibrated = request.calibration if link.step.needs_calibration else None
+    trained = request.training if link.step.needs_training else None
     return Manifest(
         sha256=file_digest(result.path),
         size_bytes=result.path.stat().st_size,
@@ -53,18 +58,37 @@ def describe_result(
         fused_kernels=kernels,
         unfused_qdq=left,
         fused_note=note,
+        training_digest=trained.digest if trained else (before.training_digest if before else None),
+        curves=(*(before.curves if before else ()), *result.curves),
         created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
 def _info(link: Link, before: Manifest | None, result: StepResult) -> OnnxInfo:
+    """What is in the file, in the words of ONNX whatever its format is."""
     if link.step.makes == "onnx":
         info = describe(result.path)
         if before is None or not link.step.keeps_parameters:
             return info
         return dataclasses.replace(info, parameters=before.parameters)
+    if link.step.makes == "ort":
+        return _ort_info(before, result)
+    told = result.info if result.info is not None else _net_info(result.path)
+    return OnnxInfo(
+        inputs=told.inputs,
+        outputs=told.outputs,
+        metadata=told.metadata,
+        opset=0,
+        nodes=result.node_counts or {},
+        parameters=told.parameters,
+        weight_bytes=told.weight_bytes,
+        external_files=(),
+    )
+
+
+def _ort_info(before: Manifest | None, result: StepResult) -> OnnxInfo:
     if before is None or result.node_counts is None:
-        raise BuildFailed("a file that is not ONNX has to come with a parent and its node counts")
+        raise BuildFailed("a file of ORT format has to come with a parent and its node counts")
     return OnnxInfo(
         inputs=before.inputs,
         outputs=before.outputs,
@@ -74,6 +98,19 @@ def _info(link: Link, before: Manifest | None, result: StepResult) -> OnnxInfo:
         parameters=before.parameters,
         weight_bytes=before.weight_bytes,
         external_files=(),
+    )
+
+
+def _net_info(path: Path) -> FileInfo:
+    """A network: its outputs depend on what it is exported for."""
+    header = read_header(path)
+    size = header.arch.imgsz_px
+    return FileInfo(
+        inputs={"images": TensorInfo("float32", (1, 3, size, size))},
+        outputs={},
+        metadata=metadata_of(header.arch, FAMILIES[header.arch.family].task),
+        parameters=header.parameters,
+        weight_bytes=header.weight_bytes,
     )
 
 
@@ -87,6 +124,8 @@ def _fused(
     """
     if link.step.makes == "ort":
         return fused(nodes), unfused_qdq(nodes), None
+    if link.step.makes != "onnx":
+        return None, None, f"not counted: {link.step.makes} is not ONNX"
     if not nodes.get("QuantizeLinear"):
         return {}, 0, None
     host = family(host_isa())

@@ -7,10 +7,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from agent.wire import DetectHead, ImagePrep
 from models.errors import DataError
+
+if TYPE_CHECKING:  # the package's loaders need numpy and pillow
+    from models.data.types import DataSpec
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """A step that is asked for; `params` holds every parameter as JSON, the defaults filled in."""
+
+    name: str
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -19,20 +32,26 @@ class ModelSource:
 
     `reference` is what names it to its reader: a path, or a name such as `yolov8n.pt`.
     `sha256` is the digest of its file (with external data: of all its files), None where the
-    file is still to be downloaded. `imgsz_px` is the square size of an export, if one is made.
+    file is still to be downloaded, or where a network starts from random weights. `imgsz_px` is
+    the square size of an export, if one is made. `options` are those of a network of ours, as
+    `models.nets.registry` completes them.
     """
 
-    kind: Literal["onnx", "ultralytics"]
+    kind: Literal["onnx", "ultralytics", "net"]
     path: Path | None
     reference: str
     sha256: str | None
     imgsz_px: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
         """What stands for the source in the keys of everything built from it."""
         if self.kind == "onnx" and self.sha256 is not None:
             return self.sha256
+        if self.kind == "net":
+            options = msgspec.json.encode(self.options, order="deterministic").decode()
+            return f"net:{self.reference}:{self.imgsz_px}:{options}:{self.sha256 or 'random'}"
         return f"{self.kind}:{self.reference}:{self.sha256 or 'downloaded'}"
 
 
@@ -41,8 +60,8 @@ class ModelSpec:
     """A model and how to feed and read it.
 
     `task`, `head`, `prep` and `class_names` are empty where they are unknown; accuracy is then
-    unavailable. `shapes` fixes dynamic inputs by name. `note` says in words what a reader of
-    the figures should know.
+    unavailable. `shapes` fixes dynamic inputs by name. `steps` come before those of any recipe.
+    `note` says in words what a reader of the figures should know.
     """
 
     name: str
@@ -54,6 +73,22 @@ class ModelSpec:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     trained: bool = True
     note: str | None = None
+    steps: tuple[StepSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """Labelled images that a network learns from, and those that its progress is shown on.
+
+    `images` is how many are used at most, None for all. `cache` is where procedural sets are
+    kept. `digest` stands for the images and labels in the keys of what is trained.
+    """
+
+    data: DataSpec
+    val: DataSpec | None
+    images: int | None
+    cache: Path
+    digest: str
 
 
 @dataclass(frozen=True)

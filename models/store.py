@@ -1,6 +1,6 @@
 """Artifacts on disk: immutable files named by their sha256, each with a manifest beside it.
 
-    ROOT/artifacts/ab/abcd....onnx   the file (or .ort); read-only, verified when it is read
+    ROOT/artifacts/ab/abcd....onnx   the file (or .ort, .net ...); read-only, verified when read
     ROOT/artifacts/ab/abcd....json   its Manifest; written before the file appears
     ROOT/index/ef/efgh....           a step's key -> the sha256 of what the step made
     ROOT/locks/efgh....lock          one builder at a time for one step's key
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -32,8 +32,9 @@ from models.errors import ArtifactLost
 from models.spec import file_digest
 from models.tensors import TensorInfo
 
-Format = Literal["onnx", "ort"]
-_FORMATS: tuple[Format, ...] = ("onnx", "ort")
+Format = Literal["onnx", "ort", "net", "pt2", "tflite"]
+"""`net`: a network before its export (models/nets/net.py); `pt2`: torch.export's archive."""
+_FORMATS: tuple[Format, ...] = get_args(Format)
 _YOUNG_S = 60
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -46,6 +47,15 @@ class StepRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choices: dict[str, str]
 
 
+class CurvePoint(msgspec.Struct, frozen=True):
+    """One value of a learning curve: `metric` after `epoch` (from 1) on `split`."""
+
+    epoch: int
+    split: Literal["train", "val"]
+    metric: str
+    value: float
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Where an artifact came from and what is in it.
 
@@ -53,7 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     share it. `steps` is the whole way from the source to here. `fused_kernels` counts, by
     operator, the quantized kernels that ONNX Runtime makes of it and `unfused_qdq` the
     QuantizeLinear and DequantizeLinear nodes that stay; both are None where they could not be
-    counted, and `fused_note` says why. Fields that a newer version adds are ignored.
+    counted, and `fused_note` says why. `curves` are of all trainings on the way here, and
+    `training_digest` is of the data of the last. Fields that a newer version adds are ignored.
     """
 
     schema: int = 1
@@ -79,6 +90,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     unfused_qdq: int | None
     fused_note: str | None
     created_utc: str
+    training_digest: str | None = None
+    curves: tuple[CurvePoint, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """From a name or a path that a user typed to a ModelSpec.
 
-Three kinds: `tinydet`, which is shipped; any `.onnx` file; and ultralytics names, `.pt` and
-`.yaml`, which need the extra `models`. Nothing here imports torch or ultralytics.
+Four kinds: `tinydet`, which is shipped; any `.onnx` file; networks of ours (models/nets) and
+ultralytics names, `.pt` and `.yaml`, which need the extra `models`. Nothing here imports torch
+or ultralytics.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from agent.wire import ImagePrep
 from models import describe
 from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable, ShapeNeeded
-from models.spec import ModelSource, ModelSpec, file_digest
+from models.nets.registry import FAMILIES
+from models.spec import ModelSource, ModelSpec, StepSpec, file_digest
 from models.store import Artifact
 from models.tensors import Shape, TensorInfo, fits, show_shape
 
@@ -23,7 +26,7 @@ SHIPPED = {"tinydet": Path(__file__).parent / "weights" / "tinydet.onnx"}
 
 DEFAULT_IMGSZ_PX = 640
 _CLASSIFY_IMGSZ_PX = 224
-_EXTRA = ("torch", "torchvision", "ultralytics", "onnx", "onnxslim")
+_EXTRA = ("torch", "torchvision", "ultralytics", "onnx", "onnxslim", "safetensors")
 _EXTRA_COMMAND = "python -m pip install 'edge-orchestrator[models]' (in a checkout: '.[models]')"
 _EXAMPLE_SIDE_PX = 224
 
@@ -48,8 +51,9 @@ _YAMLS = frozenset(name.removesuffix("u") for name in _KNOWN)
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `resolve` knows, the shipped ones first."""
-    return (*SHIPPED, *_DETECTORS, *_OTHER_TASKS)
+    """Every name that `resolve` knows, the shipped ones first, then the networks of ours."""
+    ours = (name for name in FAMILIES if name not in SHIPPED)
+    return (*SHIPPED, *ours, *_DETECTORS, *_OTHER_TASKS)
 
 
 def resolve(
@@ -58,15 +62,77 @@ def resolve(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     imgsz: int | None = None,
     base_dir: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    steps: Sequence[StepSpec] = (),
 ) -> ModelSpec:
     """The model that `reference` names: a name of `names()`, or a path.
 
     Relative paths are looked up in `base_dir`, then in the working directory. `shapes` fixes
     dynamic inputs by name; `imgsz` is the square input size in pixels of an export or of a
-    dynamic image input. Raises ModelNotFound with the nearest match, ModelUnreadable,
+    dynamic image input. `options` and `weights` (a file) are for networks of ours; `steps` come
+    before those of any recipe. Raises ModelNotFound with the nearest match, ModelUnreadable,
     ShapeNeeded with the option to type, ExtraMissing with the command to run.
     """
     given = dict(shapes or {})
+    if reference in FAMILIES and (reference not in SHIPPED or options or weights or steps):
+        found = None if weights is None else _find(weights, base_dir)
+        if weights is not None and found is None:
+            raise ModelNotFound(f"model {reference}: weights: {_missing(weights, base_dir)}")
+        spec = _from_family(reference, dict(options or {}), imgsz, found)
+    else:
+        if options or weights:
+            raise ModelNotFound(
+                f"model {reference}: `options` and `weights` are for the networks "
+                f"{', '.join(FAMILIES)}"
+            )
+        spec = _from_file(reference, given, imgsz, base_dir)
+    trains = any(step.name in _TRAINING for step in steps)
+    note = spec.note if not trains or spec.trained else None
+    return dataclasses.replace(spec, steps=tuple(steps), trained=spec.trained or trains, note=note)
+
+
+_TRAINING = ("train", "distill")
+"""Steps after which random weights are no longer random."""
+
+
+def _from_family(
+    reference: str, options: dict[str, Any], imgsz: int | None, weights: Path | None
+) -> ModelSpec:
+    """A network of ours, whose head and classes its artifact will tell."""
+    family = FAMILIES[reference]
+    for name in options:
+        if name not in family.options:
+            near = _near(name, tuple(family.options))
+            raise ModelNotFound(
+                f"model {reference}: no option {name!r}{near}; it has "
+                f"{', '.join(family.options) or 'none'}"
+            )
+    _need_extra(reference)
+    size_px = imgsz or family.imgsz_px
+    return ModelSpec(
+        name=reference,
+        source=ModelSource(
+            "net",
+            weights,
+            reference,
+            file_digest(weights) if weights else None,
+            size_px,
+            {**family.options, **options},
+        ),
+        task=None,
+        head=None,
+        prep=ImagePrep(height=size_px, width=size_px),
+        class_names=(),
+        trained=weights is not None,
+        note=None if weights else "untrained: random weights, so accuracy is not given",
+    )
+
+
+def _from_file(
+    reference: str, given: dict[str, tuple[int, ...]], imgsz: int | None, base_dir: Path | None
+) -> ModelSpec:
+    """The shipped model, an ONNX file, or what ultralytics reads."""
     if reference in SHIPPED:
         return _from_onnx(SHIPPED[reference], reference, reference, given, imgsz)
     suffix = Path(reference).suffix.lower()
@@ -91,10 +157,9 @@ def describe_artifact(artifact: Artifact) -> describe.Description:
 def complete(spec: ModelSpec, artifact: Artifact) -> ModelSpec:
     """The spec with what only a build could tell: task, head, letterbox and class names.
 
-    For ultralytics sources, which are unknown until they are exported; others come back as
-    they are.
+    For networks, which are unknown until they are exported; ONNX files come back as they are.
     """
-    if spec.source.kind != "ultralytics":
+    if spec.source.kind == "onnx":
         return spec
     found = describe_artifact(artifact)
     note = "; ".join(text for text in (spec.note, found.reason) if text) or None

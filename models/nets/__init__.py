@@ -1,1 +1,1 @@
-"""Networks of our own, in readable torch; importing a module of this package loads torch."""
+"""Networks of our own, in readable torch, and what describes them without it (arch, registry)."""

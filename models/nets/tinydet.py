@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.nets.arch import Arch
+
 STRIDES: Final = (8, 16, 32)
 IMGSZ: Final = 160
 DECODE_PREFIX: Final = "/decode/"
@@ -134,6 +136,20 @@ class TinyDet(nn.Module):
         """(n, 3, imgsz, imgsz) in 0..1 -> (n, 4 + classes, anchors)."""
         out: Tensor = self.decode(self.levels(images))
         return out
+
+
+def build(arch: Arch) -> TinyDet:
+    """The network of a description; raises ValueError."""
+    return TinyDet(arch.options["num_classes"], arch.imgsz_px)
+
+
+def sections(_arch: Arch) -> dict[str, tuple[str, ...]]:
+    """Beginnings of module names by section."""
+    return {
+        "backbone": ("stem", "stage4", "stage8", "stage16", "stage32"),
+        "neck": ("lateral8", "lateral16", "lateral32", "merge16", "merge8"),
+        "head": ("heads",),
+    }
 
 
 def _double(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Recipes: named, ordered steps with parameters, as YAML. Shipped ones lie beside this file.
 
 description: What the recipe is for, in one sentence.
+runtime: onnxruntime  # or torch, litert; what runs the result
 steps:
   - step: int8_ptq
     exclude: [decode]
@@ -13,24 +14,28 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 import yaml
 
 from models.errors import RecipeError
+from models.spec import StepSpec
 from models.steps import RECIPE_STEPS
+from models.store import Format
+
+__all__ = ["Recipe", "Runtime", "StepSpec", "get", "names", "parse_steps"]
+
+Runtime = Literal["onnxruntime", "torch", "litert"]
+RUNS: Final[dict[Runtime, tuple[Format, ...]]] = {
+    "onnxruntime": ("onnx", "ort"),
+    "torch": ("pt2",),
+    "litert": ("tflite",),
+}
+"""What each runtime runs; a network is exported to the first."""
 
 _FOLDER = Path(__file__).parent
-_FIELDS = ("description", "steps")
-
-
-@dataclass(frozen=True)
-class StepSpec:
-    """A step of a recipe; `params` holds every parameter as JSON, the defaults filled in."""
-
-    name: str
-    params: dict[str, Any]
+_FIELDS = ("description", "runtime", "steps")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Recipe:
     name: str
     steps: tuple[StepSpec, ...]
     description: str
+    runtime: Runtime = "onnxruntime"
 
     @property
     def needs_calibration(self) -> bool:
@@ -80,17 +86,26 @@ def _read(path: Path) -> Recipe:
     except yaml.YAMLError as exc:
         raise RecipeError(f"{path}: not YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: expected fields {' and '.join(_FIELDS)}, got {content!r}")
+        raise RecipeError(f"{path}: expected fields description and steps, got {content!r}")
     _refuse_unknown(content, _FIELDS, str(path), "field")
     description = content.get("description", "")
     if not isinstance(description, str):
         raise RecipeError(f"{path}: description: expected text, got {description!r}")
-    steps = content.get("steps")
-    if not isinstance(steps, list):
-        raise RecipeError(f"{path}: steps: expected a list (empty for none), got {steps!r}")
-    parsed = tuple(_step(entry, f"{path}: steps[{i}]") for i, entry in enumerate(steps))
-    _refuse_broken_chain(parsed, path)
-    return Recipe(path.stem, parsed, description.strip())
+    runtime = content.get("runtime", "onnxruntime")
+    if runtime not in get_args(Runtime):
+        known = get_args(Runtime)
+        near = _near(str(runtime), known)
+        raise RecipeError(f"{path}: runtime: no runtime {runtime!r}{near}; known: {known}")
+    parsed = parse_steps(content.get("steps"), str(path))
+    _refuse_broken_chain(parsed, cast(Runtime, runtime), path)
+    return Recipe(path.stem, parsed, description.strip(), cast(Runtime, runtime))
+
+
+def parse_steps(entries: object, where: str) -> tuple[StepSpec, ...]:
+    """Steps as a recipe or a model of an experiment lists them; raises RecipeError."""
+    if not isinstance(entries, list | tuple):
+        raise RecipeError(f"{where}: steps: expected a list (empty for none), got {entries!r}")
+    return tuple(_step(entry, f"{where}: steps[{i}]") for i, entry in enumerate(entries))
 
 
 def _step(entry: object, where: str) -> StepSpec:
@@ -115,17 +130,35 @@ def _step(entry: object, where: str) -> StepSpec:
     return StepSpec(name, msgspec.json.decode(msgspec.json.encode(complete)))
 
 
-def _refuse_broken_chain(steps: Sequence[StepSpec], path: Path) -> None:
-    """Each step takes the format that the one before it makes; the first takes ONNX."""
-    made, maker = "onnx", "the model"
+def _refuse_broken_chain(steps: Sequence[StepSpec], runtime: Runtime, path: Path) -> None:
+    """Each step takes what the one before it makes; a network is exported where ONNX is taken.
+
+    The first step decides whether the model is taken as a network or as an ONNX file.
+    """
+    made, maker = None, "the model"
     for index, spec in enumerate(steps):
         step = RECIPE_STEPS[spec.name]
-        if step.accepts != made:
+        if made is not None and step.accepts != made and (made, step.accepts) != ("net", "onnx"):
             raise RecipeError(
-                f"{path}: steps[{index}]: {spec.name} takes an {step.accepts} file, but {maker} "
-                f"before it makes {made}; change the order"
+                f"{path}: steps[{index}]: {spec.name} takes {_A[step.accepts]}, but {maker} "
+                f"before it makes {_A[made]}; change the order"
             )
         made, maker = step.makes, spec.name
+    if made not in (None, "net", *RUNS[runtime]):
+        raise RecipeError(
+            f"{path}: runtime: {runtime} does not run {_A[made]}, which {maker} makes; it runs "
+            f"{' or '.join(RUNS[runtime])}"
+        )
+
+
+_A: Final[dict[Format | None, str]] = {
+    None: "nothing",
+    "net": "a network",
+    "onnx": "an onnx file",
+    "ort": "an ort file",
+    "pt2": "a pt2 file",
+    "tflite": "a tflite file",
+}
 
 
 def _refuse_unknown(given: dict[Any, Any], known: Sequence[str], where: str, what: str) -> None:

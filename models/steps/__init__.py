@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from models.steps.base import Step, StepInput, StepResult
-from models.steps.kinds import EXPORT, IMPORT, INT8_PTQ, ORT_FORMAT
+from models.steps.kinds import CREATE, EXPORT, EXPORT_NET, IMPORT, INT8_PTQ, ORT_FORMAT
 
 RECIPE_STEPS: dict[str, Step] = {step.name: step for step in (INT8_PTQ, ORT_FORMAT)}
 """What a recipe may name."""
 
-ALL_STEPS: dict[str, Step] = {step.name: step for step in (IMPORT, EXPORT)} | RECIPE_STEPS
+ALL_STEPS: dict[str, Step] = {
+    step.name: step for step in (IMPORT, EXPORT, CREATE, EXPORT_NET)
+} | RECIPE_STEPS
+"""Those too that begin a chain or convert between formats by themselves (models/chain.py)."""
 
 __all__ = ["ALL_STEPS", "RECIPE_STEPS", "Step", "StepInput", "StepResult"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from models.spec import CalibrationSpec, ModelSpec
-from models.store import Format
+from models.spec import CalibrationSpec, ModelSpec, TrainingSpec
+from models.store import CurvePoint, Format
+from models.tensors import TensorInfo
 
 Log = Callable[[str], None]
 
@@ -28,7 +29,8 @@ class StepInput:
 
     `source` is the parent's file, read only. The step writes under `work`, which is removed
     afterwards; `cache` is a folder that stays, for downloads. `choices` is what the step
-    itself chose for the target.
+    itself chose for the target. `others` are further networks that the step asked for by name,
+    such as a teacher, as files of format `net`.
     """
 
     source: Path | None
@@ -40,6 +42,19 @@ class StepInput:
     work: Path
     cache: Path
     log: Log
+    training: TrainingSpec | None = None
+    others: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What is known of a file that is not ONNX; `metadata` as in ONNX (models/describe.py)."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    parameters: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -47,11 +62,19 @@ class StepResult:
     """A step's new file, and what only the step can tell of it.
 
     `node_counts` is given where the file cannot be inspected as ONNX (ORT format): the
-    operators of the very graph that was written.
+    operators of the very graph that was written. `info` is given where the file is of another
+    format and tells what goes in and out. `curves` are given by steps that train.
     """
 
     path: Path
     node_counts: dict[str, int] | None = None
+    info: FileInfo | None = None
+    curves: tuple[CurvePoint, ...] = ()
+
+
+def no_others(_params: Any) -> tuple[str, ...]:
+    """For steps that need their parent alone."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +97,8 @@ class Step:
     choices: Callable[[Any, str], dict[str, str]]
     module: str
     keeps_parameters: bool = True
+    needs_training: bool = False
+    others: Callable[[Any], tuple[str, ...]] = no_others
 
     def run(self, given: StepInput) -> StepResult:
         """Import the step's module, with what it needs, and run it."""

@@ -17,6 +17,10 @@ OPSET = 18
 """Read by every onnxruntime from 1.14 on, so by the last one for Python 3.9 too."""
 
 
+NET_OPSET = 17
+"""The last one of the exporter that names nodes by module."""
+
+
 class ImportParams(Params, frozen=True):
     """No parameters."""
 
@@ -40,6 +44,16 @@ class Int8Params(Params, frozen=True):
     reduce_range: bool = False
     activation: Literal["auto", "u8", "s8"] = "auto"
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
+
+
+class CreateParams(Params, frozen=True):
+    """No parameters: the model's source says it all."""
+
+
+class ExportNetParams(Params, frozen=True):
+    """`opset` is ONNX's."""
+
+    opset: int = NET_OPSET
 
 
 def no_choices(_params: Any, _isa: str) -> dict[str, str]:
@@ -90,6 +104,27 @@ EXPORT = Step(
     needs_calibration=False,
     choices=no_choices,
     module="models.steps.export",
+)
+CREATE = Step(
+    name="create",
+    params=CreateParams,
+    accepts=None,
+    makes="net",
+    tools=("torch", "safetensors"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.create",
+)
+EXPORT_NET = Step(
+    name="export_net",
+    params=ExportNetParams,
+    accepts="net",
+    makes="onnx",
+    tools=("torch", "onnx", "onnxslim"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.export_net",
+    keeps_parameters=False,
 )
 INT8_PTQ = Step(
     name="int8_ptq",
