@@ -195,6 +195,7 @@ class Journal:
             replace_file(path, b"".join(line for line in stream if _is_whole(line, kind)))
 
     def _outcome(self, spec: TrialSpec, started: Started, report: Report, end: Verdict) -> Outcome:
+        calls = sum(self.recorded(spec).counts)
         evaluation = report.evaluation
         if evaluation is None and spec.evaluation is not None and end.state == "finished":
             evaluation = EvaluationOutcome(0, len(spec.evaluation.images), capped=True)
@@ -211,6 +212,7 @@ class Journal:
             sources=started.sources,
             evaluation=evaluation,
             started_monotonic_ns=started.monotonic_ns,
+            first_call_monotonic_ns=report.first_call_ns if calls else None,
             ended_monotonic_ns=max(end.ended_monotonic_ns, started.monotonic_ns),
             parts={
                 name: _part(self.directory / file)

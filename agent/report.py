@@ -27,6 +27,8 @@ class Report:
     """The worker's events so far, put together."""
 
     phase: Phase = "queued"
+    first_call_ns: int | None = None
+    """Board's clock directly before the first, cold, call."""
     load_ns: int | None = None
     runtime_version: str | None = None
     settings: tuple[tuple[str, str], ...] = ()
@@ -41,7 +43,8 @@ class Report:
         """The report with one more event."""
         match event:
             case PhaseStarted():
-                return replace(self, phase=event.phase)
+                first_ns = event.monotonic_ns if event.phase == "cold" else self.first_call_ns
+                return replace(self, phase=event.phase, first_call_ns=first_ns)
             case Loaded():
                 return replace(
                     self,

@@ -107,6 +107,7 @@ def trial(number: int, samples: Samples) -> TrialRecord:
             sources=SOURCES,
             evaluation=None,
             started_monotonic_ns=0,
+            first_call_monotonic_ns=1,
             ended_monotonic_ns=10**12,
             parts={},
         ),

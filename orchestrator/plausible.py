@@ -40,6 +40,11 @@ def _problem(journal: Journal) -> str | None:
         return "it finished and failed"
     if finished and (samples is None or not samples.counts[2]):
         return "it finished without a sample"
+    first_ns = outcome.first_call_monotonic_ns
+    if first_ns is not None:
+        after_ns = first_ns - outcome.started_monotonic_ns
+        if not 0 <= after_ns <= (lasted_ns + SLACK_NS if finished else LONGEST_NS):
+            return f"its first call began {after_ns} ns after its start"
     if samples is not None:
         spent_ns = sum(samples.latency_ns) + sum(samples.gap_ns)
         if not all(samples.latency_ns):

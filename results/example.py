@@ -217,6 +217,7 @@ def _outcome(trial_id: str, order: int, *, emulated: bool) -> Outcome:
         sources=sources(emulated=emulated),
         evaluation=None,
         started_monotonic_ns=start_ns,
+        first_call_monotonic_ns=start_ns + _SECOND // 2,
         ended_monotonic_ns=start_ns + 15 * _SECOND,
         parts={},
     )

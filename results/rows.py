@@ -183,6 +183,7 @@ def _trial_row(record: TrialRecord, samples_sha256: str | None) -> dict[str, Val
         "started_utc": utc_text(record.started_utc),
         "ended_utc": utc_text(record.ended_utc),
         "started_monotonic_ns": outcome.started_monotonic_ns,
+        "first_call_monotonic_ns": outcome.first_call_monotonic_ns,
         "ended_monotonic_ns": outcome.ended_monotonic_ns,
         "spec_json": canonical(spec),
         "outcome_json": canonical(outcome),

@@ -37,8 +37,8 @@ Units are in the names: `_ns`, `_ms`, `_bytes`, `_c` (degrees Celsius), `_hz`, `
 `YYYY-MM-DDTHH:MM:SS.ffffffZ`; `*_monotonic_ns` and `t_ns` are the board's own clock, to be
 compared only with each other. Flags are 0 or 1. Tables are STRICT in SQLite.
 
-Start with the two views; they have one row a trial and one row a variant. Everything is read
-with
+Start with `v_trials` and `v_leaderboard`; they have one row a trial and one row a variant.
+`v_sample_times` and `v_latency_by_temp` have one row an inference. Everything is read with
 
     orchestrator query "SELECT ..."
 
@@ -55,6 +55,13 @@ FROM v_trials ORDER BY board, variant, block""",
 SELECT rank, board, variant, p50_ms, ROUND(ratio_to_fp32, 3) AS ratio, map50, eval_set,
   eval_images, emulated
 FROM v_leaderboard ORDER BY emulated, rank""",
+    "v_sample_times": """\
+SELECT trial_no, seq, phase, t_ns, latency_ns FROM v_sample_times
+WHERE trial_no = 1 AND seq < 5 ORDER BY seq""",
+    "v_latency_by_temp": """\
+SELECT board, variant, temp_c, COUNT(*) AS n, ROUND(AVG(latency_ms), 2) AS mean_ms
+FROM v_latency_by_temp WHERE phase = 2
+GROUP BY board, variant, temp_c ORDER BY board, variant, temp_c""",
     "samples": """\
 SELECT t.board, t.variant, s.phase, COUNT(*) AS n, MIN(s.latency_ns), MAX(s.latency_ns)
 FROM samples s JOIN trials t ON t.trial_no = s.trial_no

@@ -1,52 +1,19 @@
 """The views that people query by hand, in SQL that SQLite and PostgreSQL both take.
 
 Each column has its expression and its meaning side by side, so `docs/schema.md` cannot
-disagree with the SQL. Milliseconds here, nanoseconds in the tables. Both views read
+disagree with the SQL. Milliseconds here, nanoseconds in the tables. The views here read
 summaries, never samples: they stay fast over millions of samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
-_DOUBLE = "DOUBLE PRECISION"
-
-
-@dataclass(frozen=True)
-class ViewColumn:
-    """A column of a view: its name, its SQL and what it means."""
-
-    name: str
-    sql: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class View:
-    """A view: `with_sql` goes before SELECT, `from_sql` after the columns."""
-
-    name: str
-    comment: str
-    columns: tuple[ViewColumn, ...]
-    from_sql: str
-    with_sql: str = ""
-
-    def create_sql(self) -> str:
-        """The CREATE VIEW statement."""
-        columns = ",\n  ".join(f"{column.sql} AS {column.name}" for column in self.columns)
-        body = f"SELECT\n  {columns}\n{self.from_sql}"
-        return f"CREATE VIEW {self.name} AS\n{self.with_sql}{body}"
-
-
-def _ms(column: str) -> str:
-    return f"CAST({column} AS {_DOUBLE}) / 1e6"
-
-
-def _plain(table: str, name: str, meaning: str) -> ViewColumn:
-    return ViewColumn(name, f"{table}.{name}", meaning)
-
+from results.timeviews import V_LATENCY_BY_TEMP, V_SAMPLE_TIMES
+from results.view import View, ViewColumn
+from results.view import ms as _ms
+from results.view import plain as _plain
 
 # Of an artifact that the host scored several times in a run, the figure over most images.
 _EVALUATION_JOIN = """\
@@ -297,4 +264,4 @@ LEFT JOIN baseline base ON base.run_id = t.run_id AND base.board = t.board
   AND base.model = t.model AND base.scenario = t.scenario AND base.threads = t.threads""",
 )
 
-VIEWS: Final = (V_TRIALS, V_LEADERBOARD)
+VIEWS: Final = (V_TRIALS, V_LEADERBOARD, V_SAMPLE_TIMES, V_LATENCY_BY_TEMP)

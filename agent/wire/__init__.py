@@ -58,6 +58,7 @@ from agent.wire.trial import (
     Poll,
     RuntimeOptions,
     Scenario,
+    ScenarioName,
     TrialSpec,
 )
 
@@ -99,6 +100,7 @@ __all__ = [
     "RuntimeOptions",
     "Samples",
     "Scenario",
+    "ScenarioName",
     "Sources",
     "TrialSpec",
     "Wire",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Raised by one whenever a message changes; both sides refuse any other number."""
 
 MAGIC: Final = f"orchestrator-agent protocol {PROTOCOL}\n".encode()

@@ -36,11 +36,17 @@ class RuntimeOptions(Wire, frozen=True):
     allow_spinning: bool = True
 
 
+ScenarioName = Literal["single_stream", "sustained"]
+"""How inferences are issued."""
+
+
 class Scenario(Wire, frozen=True):
     """MLPerf's single stream: the next inference starts when the previous one has ended.
 
-    Sampling ends when `min_samples` AND `min_duration_ns` hold, or at `max_duration_ns`;
-    in the latter case the trial is marked short.
+    `single_stream`: sampling ends when `min_samples` AND `min_duration_ns` hold, or at
+    `max_duration_ns`; in the latter case the trial is marked short.
+    `sustained`: the same, for a fixed time: both durations are that time, one sample is enough,
+    so it ends neither early nor short. For latency against temperature.
     """
 
     warmup_min_samples: int
@@ -48,7 +54,7 @@ class Scenario(Wire, frozen=True):
     min_samples: int
     min_duration_ns: int
     max_duration_ns: int
-    name: Literal["single_stream"] = "single_stream"
+    name: ScenarioName = "single_stream"
 
 
 class ImagePrep(Wire, frozen=True):
@@ -156,6 +162,11 @@ class Outcome(Wire, frozen=True):
     sources: Sources
     evaluation: EvaluationOutcome | None
     started_monotonic_ns: Count
+    first_call_monotonic_ns: Count | None
+    """Start of the first, cold, call on the clock of the readings; None: no call was timed.
+
+    Call i starts at first_call_monotonic_ns + sum(latency_ns[:i]) + sum(gap_ns[: i + 1]).
+    """
     ended_monotonic_ns: Count
     parts: dict[Literal["samples", "readings", "detections"], Part]
 

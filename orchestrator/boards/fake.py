@@ -282,7 +282,9 @@ class FakeAgent:
             load_ns=LOAD_NS, peak_rss_bytes=None, runtime_version="fake", runtime_settings={},
             inputs_kind="images" if trial.spec.inputs.images else "synthetic",
             sources=self._sources(), evaluation=evaluation,
-            started_monotonic_ns=trial.started_ns, ended_monotonic_ns=trial.ends_ns(),
+            started_monotonic_ns=trial.started_ns,
+            first_call_monotonic_ns=None if trial.failure else trial.started_ns + LOAD_NS,
+            ended_monotonic_ns=trial.ends_ns(),
             parts=parts,  # type: ignore[arg-type] # keys are the three part names
         )  # fmt: skip
 

@@ -59,7 +59,8 @@ def ended(
         trial_id=TRIAL.trial_id, state=state, short=short, load_ns=None, peak_rss_bytes=None,
         failure=None if failure is None else wire.Failure(wire.FailureKind.MODEL_RUN, failure),
         runtime_version=None, runtime_settings={}, inputs_kind=None, sources=hello().sources,
-        evaluation=None, started_monotonic_ns=0, ended_monotonic_ns=1, parts={},
+        evaluation=None, started_monotonic_ns=0, first_call_monotonic_ns=None,
+        ended_monotonic_ns=1, parts={},
     )  # fmt: skip
     latency = array("Q", [9_000_000] + [2_000_000] * samples)
     found = wire.Samples((1, 0, samples), latency, array("Q", [0] * len(latency)))

@@ -74,7 +74,8 @@ class Bench:
             trial_id=work.spec.trial_id, state="finished", failure=None, short=False,
             load_ns=5, peak_rss_bytes=6, runtime_version="1", runtime_settings={},
             inputs_kind="images", sources=self.connected.hello.sources, evaluation=None,
-            started_monotonic_ns=10, ended_monotonic_ns=20, parts={},
+            started_monotonic_ns=10, first_call_monotonic_ns=11,
+            ended_monotonic_ns=20, parts={},
         )  # fmt: skip
         samples = wire.Samples((1, 1, 8), array("Q", [1000] * 10), array("Q", [1] * 10))
         ended = TrialEnded(

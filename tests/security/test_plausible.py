@@ -25,7 +25,8 @@ def journal(**changes: object) -> Journal:
         trial_id="t", state="finished", failure=None, short=False, load_ns=1, peak_rss_bytes=1,
         runtime_version="1", runtime_settings={}, inputs_kind="synthetic",
         sources=wire.Sources(None, None, None, None), evaluation=None,
-        started_monotonic_ns=5, ended_monotonic_ns=5 + LASTED_NS, parts={},
+        started_monotonic_ns=5, first_call_monotonic_ns=6,
+        ended_monotonic_ns=5 + LASTED_NS, parts={},
     )  # fmt: skip
     samples = wire.Samples((1, 0, 1), array("Q", [10**6] * 2), array("Q", [0] * 2))
     told = Journal(outcome, samples, (), None)
@@ -56,6 +57,8 @@ def test_the_truth_is_believed() -> None:
     [
         ({"ended_monotonic_ns": 4}, "it lasted -1 ns"),
         ({"ended_monotonic_ns": LONGEST_NS + 6}, "it lasted"),
+        ({"first_call_monotonic_ns": 4}, "first call began -1 ns"),
+        ({"first_call_monotonic_ns": 6 + LASTED_NS + SLACK_NS}, "first call began"),
         ({"samples": None}, "finished without a sample"),
         ({"samples": samples(1)}, "finished without a sample"),
         ({"samples": samples(1, 0)}, "took no time"),

@@ -120,6 +120,7 @@ def _outcome(trial_id: str, board: str, failure: wire.Failure | None) -> wire.Ou
         sources=_NO_SOURCES if board == "local" else _SOURCES,
         evaluation=None,
         started_monotonic_ns=0,
+        first_call_monotonic_ns=None if failure else 1_000_000_000,
         ended_monotonic_ns=9_000_000_000,
         parts={},
     )
