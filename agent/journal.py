@@ -6,7 +6,8 @@
       events.jsonl       the worker's own words, as they came
       samples.bin        written by the worker through a memory map (agent.wire.samples)
       readings.jsonl     one Reading a line
-      detections.jsonl   written by the worker, one ImageDetections a line
+      detections.jsonl   written by the worker, one ImageDetections a line; or
+      masks.jsonl        one ImageMask a line
       stderr.txt         what the worker printed
       ballast            room kept free so that the end can be written on a full disk
       outcome.json       written last and in one step: a trial with it is final
@@ -23,7 +24,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from agent import samplefile
 from agent.artifacts import sync_directory
@@ -37,8 +38,10 @@ from agent.wire import (
     Failure,
     FailureKind,
     ImageDetections,
+    ImageMask,
     Outcome,
     Part,
+    PartName,
     Reading,
     Sources,
     TrialSpec,
@@ -48,12 +51,11 @@ from agent.wire import (
     encode,
 )
 
-PartName: TypeAlias = Literal["samples", "readings", "detections"]
-
 PART_FILES: Final[dict[PartName, str]] = {
     "samples": "samples.bin",
     "readings": "readings.jsonl",
     "detections": "detections.jsonl",
+    "masks": "masks.jsonl",
 }
 _BALLAST_BYTES: Final = 1 << 18
 _TRIAL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
@@ -169,6 +171,7 @@ class Journal:
         try:
             self._keep_good_lines(PART_FILES["readings"], Reading)
             self._keep_good_lines(PART_FILES["detections"], ImageDetections)
+            self._keep_good_lines(PART_FILES["masks"], ImageMask)
             samples = self.directory / PART_FILES["samples"]
             if samples.exists():
                 samplefile.close(samples, spec.scenario)

@@ -1,4 +1,4 @@
-"""Pixels in, detections out: the same letterbox, decode and NMS on the host and on the board.
+"""Pixels in, detections or masks out: the same letterbox and decoding on the host and on the board.
 
 Needs numpy and pillow only. Scores of two machines may share a table because both run this
 file. Shapes: an image is (H, W, 3) uint8 RGB, a tensor (1, 3, H, W) float32 in 0..1.
@@ -10,6 +10,7 @@ file. Shapes: an image is (H, W, 3) uint8 RGB, a tensor (1, 3, H, W) float32 in 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agent.wire import BenchError, DetectHead, Detection, ImagePrep
+from agent.wire import (
+    BenchError,
+    DetectHead,
+    Detection,
+    ImageMask,
+    ImagePrep,
+    SegmentHead,
+)
 
 MAX_PIXELS: Final = 50_000_000
 """Largest image that is decoded: 150 MB as RGB, what a board of 1 GB can still hold."""
@@ -27,6 +35,8 @@ MAX_PIXELS: Final = 50_000_000
 MAX_CANDIDATES: Final = 4096
 """Boxes that enter NMS, best scores first. NMS stops at `max_detections` kept boxes, so the
 limit can only drop boxes that rank below 4,096 better ones."""
+
+_PACKING_LEVEL: Final = 6
 
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 _DEEP_MODES: Final = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -56,6 +66,28 @@ class Geometry:
     pad_y: float
     width: int
     height: int
+
+    @classmethod
+    def of(cls, width: int, height: int, prep: ImagePrep) -> Geometry:
+        """Where `prepare` puts an image of this size."""
+        scale = min(prep.width / width, prep.height / height)
+        whole = cls(scale, 0.0, 0.0, width, height)
+        inner_width, inner_height = whole.inner(prep)
+        left, top = (prep.width - inner_width) // 2, (prep.height - inner_height) // 2
+        return cls(scale, float(left), float(top), width, height)
+
+    def inner(self, prep: ImagePrep) -> tuple[int, int]:
+        """Width and height in the tensor of the image itself, without the padding."""
+        return (
+            min(prep.width, max(1, round(self.width * self.scale))),
+            min(prep.height, max(1, round(self.height * self.scale))),
+        )
+
+    def window(self, prep: ImagePrep) -> tuple[slice, slice]:
+        """Rows and columns of the tensor that hold the image."""
+        inner_width, inner_height = self.inner(prep)
+        left, top = int(self.pad_x), int(self.pad_y)
+        return slice(top, top + inner_height), slice(left, left + inner_width)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -91,18 +123,15 @@ def prepare(image: NDArray[np.uint8], prep: ImagePrep) -> tuple[NDArray[np.float
     averages over all source pixels when it shrinks, on every machine alike.
     """
     height, width = image.shape[:2]
-    scale = min(prep.width / width, prep.height / height)
-    new_width = min(prep.width, max(1, round(width * scale)))
-    new_height = min(prep.height, max(1, round(height * scale)))
-    if (new_width, new_height) != (width, height):
-        size = (new_width, new_height)
+    geometry = Geometry.of(width, height, prep)
+    size = geometry.inner(prep)
+    if size != (width, height):
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    left, top = (prep.width - new_width) // 2, (prep.height - new_height) // 2
     canvas = np.full((prep.height, prep.width, 3), prep.pad_value, dtype=np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = image
+    canvas[geometry.window(prep)] = image
     tensor = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32)  # (1, 3, H, W)
     tensor /= np.float32(255)
-    return tensor, Geometry(scale, float(left), float(top), width, height)
+    return tensor, geometry
 
 
 def detections(
@@ -220,3 +249,56 @@ def _to_original(
     columns = (*original[inside].T.tolist(), scores[inside].round(6).tolist())
     rows = zip(*columns, classes[inside].tolist(), strict=True)
     return tuple(Detection(*row) for row in rows)
+
+
+def labels(
+    outputs: Sequence[NDArray[Any]], head: SegmentHead, prep: ImagePrep
+) -> NDArray[np.uint8]:
+    """Decode raw outputs into a class for each pixel of the prepared image, (height, width).
+
+    0 is no class, else 1 + class index. A pixel without a finite value has no class; where none
+    is finite the model is broken, and OutputError is raised, as it is for outputs that do not
+    fit the head.
+    """
+    if len(outputs) != 1:
+        raise OutputError(f"segment: one output expected, the model has {len(outputs)}")
+    output = np.asarray(outputs[0])
+    wanted = (1, head.num_classes, prep.height, prep.width)
+    if output.dtype.kind != "f" or output.shape != wanted:
+        raise OutputError(
+            f"segment: floats of {wanted} expected, the output is {output.dtype} {output.shape}"
+        )
+    finite = np.isfinite(output[0])  # (C, H, W)
+    if not finite.any():
+        raise OutputError("no pixel of the output is finite: the model is numerically broken")
+    if head.num_classes == 1:
+        found: NDArray[np.uint8] = (finite[0] & (output[0, 0] >= head.threshold)).astype(np.uint8)
+        return found
+    best = np.where(finite, output[0], -np.inf).argmax(axis=0) + 1
+    return np.where(finite.any(axis=0), best, 0).astype(np.uint8)
+
+
+def mask(
+    image_id: str, outputs: Sequence[NDArray[Any]], head: SegmentHead, prep: ImagePrep
+) -> ImageMask:
+    """`labels` as they cross the wire; raises OutputError."""
+    found = labels(outputs, head, prep)
+    packed = zlib.compress(found.tobytes(), _PACKING_LEVEL)
+    return ImageMask(image_id=image_id, height=prep.height, width=prep.width, packed=packed)
+
+
+def unpacked(mask: ImageMask) -> NDArray[np.uint8]:
+    """The labels of a mask, (height, width)."""
+    return np.frombuffer(mask.labels(), dtype=np.uint8).reshape(mask.height, mask.width)
+
+
+def prepare_labels(labels: NDArray[np.uint8], prep: ImagePrep, outside: int) -> NDArray[np.uint8]:
+    """Letterbox labels (H, W) as `prepare` does the image: nearest neighbour, `outside` around."""
+    height, width = labels.shape
+    geometry = Geometry.of(width, height, prep)
+    size = geometry.inner(prep)
+    if size != (width, height):
+        labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    canvas = np.full((prep.height, prep.width), outside, dtype=np.uint8)
+    canvas[geometry.window(prep)] = labels
+    return canvas

@@ -1,6 +1,7 @@
 """The worker: one process measures one trial, says how it goes on stdout, and ends.
 
-    trial directory: spec.json in; samples.bin and detections.jsonl out (layouts: agent.wire)
+    trial directory: spec.json in; samples.bin and detections.jsonl or masks.jsonl out
+    (layouts: agent.wire)
     artifact directory: files named by sha256
 
 load, one cold inference, warm-up, samples, then the evaluation. Nothing is printed, collected
@@ -23,33 +24,30 @@ from typing import BinaryIO, Final, Literal
 from agent import feeds
 from agent.artifacts import require_intact
 from agent.errors import Refused
+from agent.evaluation import can_be_reported, evaluate, part_of
 from agent.procfs import read_text
 from agent.runtimes import Feed, LoadedModel, runtime
 from agent.samplewriter import MAX_SAMPLES, SampleWriter, capacity_for
 from agent.timing import Clock, StopRule, clock_ns, run_phase
-from agent.vision import OutputError, detections
 from agent.wire import (
-    Evaluation,
+    MAX_CLASSES,
+    MAX_MASK_PIXELS,
     Failure,
     FailureKind,
-    ImageDetections,
     Scenario,
     TrialSpec,
     WireError,
     decode,
-    encode,
 )
 from agent.worker_events import (
+    Emit,
     Ended,
-    Evaluated,
     Failed,
     Loaded,
     PhaseStarted,
     WorkerEvent,
     event_line,
 )
-
-Emit = Callable[[WorkerEvent], None]
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ONE_CALL: Final = StopRule(min_samples=1, min_duration_ns=0, max_duration_ns=0)
@@ -87,7 +85,7 @@ def run(trial_dir: Path, artifacts: Path, emit: Emit, clock: Clock = clock_ns) -
     peak = peak_rss_bytes()
     if spec.evaluation is not None:
         emit(PhaseStarted("evaluate", clock()))
-        path = trial_dir / "detections.jsonl"
+        path = trial_dir / f"{part_of(spec.evaluation)}.jsonl"
         evaluate(model, spec.evaluation, artifacts, path, emit, clock)
     emit(Ended(short, peak))
 
@@ -105,12 +103,22 @@ def check_spec(spec: TrialSpec) -> None:
             scenario.min_samples > 0 or scenario.min_duration_ns > 0
         ),
         f"scenario (at most {MAX_SAMPLES:,} samples)": calls <= MAX_SAMPLES,
+        "scenario (sustained: both durations equal and above 0, min_samples 1)": (
+            scenario.name != "sustained"
+            or (
+                scenario.min_samples == 1
+                and 0 < scenario.min_duration_ns == scenario.max_duration_ns
+            )
+        ),
         "prep": all(
             1 <= prep.height <= _MAX_SIDE
             and 1 <= prep.width <= _MAX_SIDE
             and 0 <= prep.pad_value <= _MAX_BYTE
             for prep in preps
             if prep is not None
+        ),
+        f"head (1 to {MAX_CLASSES} classes, masks of {MAX_MASK_PIXELS:,} pixels at most)": (
+            spec.evaluation is None or can_be_reported(spec.evaluation)
         ),
     }
     wrong = [name for name, good in checks.items() if not good]
@@ -200,38 +208,6 @@ class _Timer:
         return end.short
 
 
-def evaluate(
-    model: LoadedModel,
-    wanted: Evaluation,
-    artifacts: Path,
-    path: Path,
-    emit: Emit,
-    clock: Clock = clock_ns,
-) -> None:
-    """Write the detections of each image to `path`, one line each, until the time is up.
-
-    Raises Refused (bad_image, missing_artifact, model_run, out_of_memory) and OSError.
-    """
-    spec = feeds.image_input(model.inputs, wanted.prep)
-    until = clock() + wanted.max_duration_ns
-    total = len(wanted.images)
-    done = 0
-    with path.open("wb", buffering=0) as stream:
-        for image in wanted.images:
-            if clock() >= until:
-                break
-            feed, geometry = feeds.image_feed(spec, image, wanted.prep, artifacts)
-            try:
-                found = detections(model.infer(feed), wanted.head, geometry)
-            except OutputError as exc:
-                raise Refused(FailureKind.MODEL_RUN, f"image {image.image_id}: {exc}") from exc
-            write_all(stream, encode(ImageDetections(image.image_id, found)).encode() + b"\n")
-            done += 1
-            emit(Evaluated(done, total, capped=False))
-    if done < total or not total:
-        emit(Evaluated(done, total, capped=done < total))
-
-
 def failure_of(error: Exception) -> Failure:
     """What an exception that ended the trial is called on the wire."""
     if isinstance(error, Refused):
@@ -254,13 +230,6 @@ def peak_rss_bytes() -> int | None:
     status = read_text(Path("/"), "proc/self/status") or ""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
-
-
-def write_all(stream: BinaryIO, data: bytes) -> None:
-    """Write every byte, as one line must be whole; raises OSError."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[stream.write(rest) :]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ other end is a crash.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -69,6 +70,7 @@ class Failed(_Event, frozen=True, tag="failed"):
 
 
 WorkerEvent = PhaseStarted | Loaded | Evaluated | Ended | Failed
+Emit = Callable[[WorkerEvent], None]
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(WorkerEvent, strict=True)

@@ -94,6 +94,7 @@ class TrialEnded(Event):
     gate: GateResult
     started_utc: datetime
     ended_utc: datetime
+    masks: Sequence[wire.ImageMask] | None = None
 
 
 @dataclass(frozen=True)

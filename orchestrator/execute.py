@@ -307,6 +307,7 @@ class BoardRun:
         return TrialEnded(
             self._board.name, trial, spec, attempt, journal.outcome, journal.samples,
             journal.readings, journal.detections, opened, started_utc, self._clock.utc(),
+            journal.masks,
         )  # fmt: skip
 
     def _follow(self, session: Session, trial: PlannedTrial, trial_id: str, limit_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Bringing an ended trial home: outcome, samples, readings and detections, each verified."""
+"""Bringing an ended trial home: outcome, samples, readings and what was found, each verified."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ MAX_PART_BYTES: Final = 256 << 20
 MAX_LINES: Final = 1_000_000
 """A reading a second for a week, the longest deadline, is 604,800."""
 
+MAX_LINE_BYTES: Final = 8 << 20
+"""The largest mask in text has 5.6 MB; what a line becomes is larger than the line."""
+
 
 @dataclass(frozen=True)
 class Journal:
@@ -27,6 +30,7 @@ class Journal:
     samples: wire.Samples | None
     readings: tuple[wire.Reading, ...]
     detections: tuple[wire.ImageDetections, ...] | None
+    masks: tuple[wire.ImageMask, ...] | None = None
 
 
 def fetch(session: Session, trial_id: str) -> Journal:
@@ -48,12 +52,13 @@ def fetch(session: Session, trial_id: str) -> Journal:
 
 def _decoded(outcome: wire.Outcome, parts: Mapping[Any, bytes]) -> Journal:
     samples = parts.get("samples")
-    detections = parts.get("detections")
+    detections, masks = parts.get("detections"), parts.get("masks")
     return Journal(
         outcome,
         None if samples is None else wire.decode_samples(samples),
         _lines(parts.get("readings", b""), wire.Reading),
         None if detections is None else _lines(detections, wire.ImageDetections),
+        None if masks is None else _lines(masks, wire.ImageMask),
     )
 
 
@@ -87,6 +92,8 @@ def _lines(data: bytes, kind: Any) -> tuple[Any, ...]:
     for number, line in enumerate(io.BytesIO(data), start=1):
         if number > MAX_LINES:
             raise wire.WireError(f"{kind.__name__}: more than {MAX_LINES} lines")
+        if len(line) > MAX_LINE_BYTES:
+            raise wire.WireError(f"{kind.__name__}: line {number} has {len(line)} bytes")
         if line.strip():
             found.append(wire.decode(line, kind))
     return tuple(found)

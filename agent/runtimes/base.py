@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from agent.errors import Refused
-from agent.wire import RuntimeOptions
+from agent.wire import ModelFormat, RuntimeOptions
 
 Feed = Mapping[str, NDArray[Any]]
 """One inference's inputs by name."""
@@ -60,7 +60,5 @@ class LoadedModel(Protocol):
 class Runtime(Protocol):
     """A way to run models; making one raises Refused with kind runtime_missing."""
 
-    def load(
-        self, path: Path, model_format: Literal["onnx", "ort"], options: RuntimeOptions
-    ) -> LoadedModel:
+    def load(self, path: Path, model_format: ModelFormat, options: RuntimeOptions) -> LoadedModel:
         """Load a model file; raises Refused (model_load, out_of_memory)."""

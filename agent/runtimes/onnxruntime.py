@@ -8,14 +8,14 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from agent.errors import Refused
 from agent.fingerprint import cpu_model
 from agent.runtimes.base import Feed, InputSpec
-from agent.wire import FailureKind, RuntimeOptions
+from agent.wire import FailureKind, ModelFormat, RuntimeOptions
 
 PROVIDERS: Final = ("CPUExecutionProvider",)
 
@@ -64,9 +64,7 @@ class OnnxRuntime:
         """Import the package; raises Refused with kind runtime_missing."""
         self._ort = _import_onnxruntime()
 
-    def load(
-        self, path: Path, model_format: Literal["onnx", "ort"], options: RuntimeOptions
-    ) -> OnnxModel:
+    def load(self, path: Path, model_format: ModelFormat, options: RuntimeOptions) -> OnnxModel:
         """Load a model; raises Refused (model_load, out_of_memory)."""
         ort = self._ort
         session_options = _session_options(ort, model_format, options)

@@ -2,14 +2,16 @@
 
 Messages are JSON. A reply is `{"ok": ...}` or `{"failure": {...}}`: expected failures are
 data, because an exception class does not survive rpyc. Unknown or mistyped fields are
-refused with the path of the field. Bulk data (artifacts, samples, detections) crosses as
-bytes. This package needs the standard library and msgspec only.
+refused with the path of the field. Bulk data (artifacts, samples, detections, masks)
+crosses as bytes. This package needs the standard library and msgspec only.
 """
 
 from agent.wire.base import (
     CHUNK_BYTES,
     MAGIC,
+    MAX_CLASSES,
     MAX_FRAME_BYTES,
+    MAX_MASK_PIXELS,
     PROTOCOL,
     BenchError,
     Failure,
@@ -48,24 +50,32 @@ from agent.wire.trial import (
     EndState,
     Evaluation,
     EvaluationOutcome,
+    Head,
     ImageDetections,
+    ImageMask,
     ImagePrep,
     ImageRef,
     Inputs,
+    ModelFormat,
     Outcome,
     Part,
+    PartName,
     Phase,
     Poll,
+    RuntimeName,
     RuntimeOptions,
     Scenario,
     ScenarioName,
+    SegmentHead,
     TrialSpec,
 )
 
 __all__ = [
     "CHUNK_BYTES",
     "MAGIC",
+    "MAX_CLASSES",
     "MAX_FRAME_BYTES",
+    "MAX_MASK_PIXELS",
     "PROTOCOL",
     "SAMPLES_HEADER",
     "SAMPLE_PHASES",
@@ -82,25 +92,31 @@ __all__ = [
     "FailureKind",
     "Fingerprint",
     "Has",
+    "Head",
     "Hello",
     "HelloRequest",
     "ImageDetections",
+    "ImageMask",
     "ImagePrep",
     "ImageRef",
     "Inputs",
     "LeaseInfo",
     "LeaseRequest",
+    "ModelFormat",
     "Outcome",
     "Part",
+    "PartName",
     "Phase",
     "Poll",
     "Put",
     "Reading",
     "Reply",
+    "RuntimeName",
     "RuntimeOptions",
     "Samples",
     "Scenario",
     "ScenarioName",
+    "SegmentHead",
     "Sources",
     "TrialSpec",
     "Wire",

@@ -37,6 +37,12 @@ Celsius = Annotated[float, msgspec.Meta(ge=-273.15, le=1000.0)]
 Watts = Annotated[float, msgspec.Meta(ge=-1e3, le=1e6)]
 Pixels = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 
+MAX_MASK_PIXELS: Final = 1 << 22
+"""Largest mask, 2048 x 2048; checked before memory is allocated."""
+
+MAX_CLASSES: Final = 254
+"""A pixel of a mask is one byte: 0 for no class, and the truth keeps 255 for 'ignore'."""
+
 
 class BenchError(Exception):
     """Root of the error tree of all four packages; `exit_code` is stable for each class."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import zlib
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from agent.wire.base import Count, Failure, Pixels, Text, Wire
+from agent.wire.base import MAX_MASK_PIXELS, Count, Failure, Pixels, Text, Wire
 from agent.wire.board import Reading, Sources
+
+ModelFormat = Literal["onnx", "ort", "pt2", "tflite"]
+"""Of a model's file: ONNX, ONNX Runtime's own, a torch.export archive, a TensorFlow Lite model."""
+
+RuntimeName = Literal["onnxruntime", "torch", "litert"]
+"""What runs a model on a board; all but the first are optional there."""
 
 
 class ArtifactRef(Wire, frozen=True):
@@ -15,7 +22,7 @@ class ArtifactRef(Wire, frozen=True):
 
     sha256: str
     size_bytes: int
-    format: Literal["onnx", "ort"]
+    format: ModelFormat
 
 
 class ImageRef(Wire, frozen=True):
@@ -77,7 +84,7 @@ class Inputs(Wire, frozen=True):
     seed: int = 0
 
 
-class DetectHead(Wire, frozen=True):
+class DetectHead(Wire, frozen=True, tag_field="task", tag="detect"):
     """How raw outputs become detections.
 
     `yolo_v8`: one output (1, 4 + classes, anchors), cx, cy, w, h in input pixels, scores in
@@ -91,12 +98,26 @@ class DetectHead(Wire, frozen=True):
     max_detections: int = 300
 
 
+class SegmentHead(Wire, frozen=True, tag_field="task", tag="segment"):
+    """How raw outputs become a mask.
+
+    One output (1, classes, h, w) of probabilities, as large as the input. One class counts from
+    `threshold` on; of several the most probable one counts.
+    """
+
+    num_classes: int
+    threshold: float = 0.5
+
+
+Head: TypeAlias = DetectHead | SegmentHead
+
+
 class Evaluation(Wire, frozen=True):
-    """Images whose detections the board returns; it stops early at `max_duration_ns`."""
+    """Images whose detections or masks the board returns; it stops early at `max_duration_ns`."""
 
     images: tuple[ImageRef, ...]
     prep: ImagePrep
-    head: DetectHead
+    head: Head
     max_duration_ns: int
 
 
@@ -111,7 +132,7 @@ class TrialSpec(Wire, frozen=True):
     inputs: Inputs
     deadline_ns: int
     evaluation: Evaluation | None = None
-    runtime: Literal["onnxruntime"] = "onnxruntime"
+    runtime: RuntimeName = "onnxruntime"
 
 
 Phase = Literal["queued", "load", "cold", "warmup", "sample", "evaluate", "finalise", "ended"]
@@ -128,6 +149,9 @@ class Poll(Wire, frozen=True):
     elapsed_ns: Count
     readings: tuple[Reading, ...]
     next_cursor: Count
+
+
+PartName: TypeAlias = Literal["samples", "readings", "detections", "masks"]
 
 
 class Part(Wire, frozen=True):
@@ -157,7 +181,7 @@ class Outcome(Wire, frozen=True):
     peak_rss_bytes: Count | None
     runtime_version: Text | None
     runtime_settings: dict[Text, Text]
-    """The settings that were really applied, by ONNX Runtime's own names."""
+    """The settings that were really applied, by the runtime's own names."""
     inputs_kind: Literal["images", "synthetic"] | None
     sources: Sources
     evaluation: EvaluationOutcome | None
@@ -168,7 +192,7 @@ class Outcome(Wire, frozen=True):
     Call i starts at first_call_monotonic_ns + sum(latency_ns[:i]) + sum(gap_ns[: i + 1]).
     """
     ended_monotonic_ns: Count
-    parts: dict[Literal["samples", "readings", "detections"], Part]
+    parts: dict[PartName, Part]
 
 
 class Detection(Wire, frozen=True, array_like=True):
@@ -187,3 +211,34 @@ class ImageDetections(Wire, frozen=True):
 
     image_id: Text
     detections: tuple[Detection, ...]
+
+
+class ImageMask(Wire, frozen=True):
+    """What was found at each pixel of one image, at the size that the model is fed.
+
+    `packed` is zlib over one byte a pixel, row after row: 0 for no class, else 1 + class index.
+    A mask that does not unpack to exactly height * width bytes cannot be made or decoded.
+    """
+
+    image_id: Text
+    height: Count
+    width: Count
+    packed: Annotated[bytes, msgspec.Meta(max_length=MAX_MASK_PIXELS + (1 << 16))]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        self.labels()
+
+    def labels(self) -> bytes:
+        """One byte a pixel, row after row; never more memory than the mask's own size."""
+        wanted = self.height * self.width
+        if not 0 < wanted <= MAX_MASK_PIXELS:
+            raise ValueError(f"a mask of {self.height} x {self.width}: 1 to {MAX_MASK_PIXELS}")
+        unpacking = zlib.decompressobj()
+        try:
+            labels = unpacking.decompress(self.packed, wanted + 1)
+        except zlib.error as exc:
+            raise ValueError(f"a mask that does not unpack: {exc}") from exc
+        if len(labels) != wanted or not unpacking.eof or unpacking.unused_data:
+            raise ValueError(f"a mask of {len(labels)} bytes for {self.height} x {self.width}")
+        return labels

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent import wire
@@ -253,12 +254,18 @@ class FakeAgent:
             "readings": wire.encode(self._reading(trial.ends_ns())).encode() + b"\n",
         }
         if trial.spec.evaluation is not None and trial.failure is None:
-            lines = [
-                wire.encode(wire.ImageDetections(image_id=image.image_id, detections=()))
-                for image in trial.spec.evaluation.images
-            ]
-            parts["detections"] = "".join(f"{line}\n" for line in lines).encode()
+            name, found = self._found(trial.spec.evaluation)
+            parts[name] = "".join(f"{wire.encode(one)}\n" for one in found).encode()
         return parts
+
+    def _found(self, wanted: wire.Evaluation) -> tuple[str, Sequence[wire.Wire]]:
+        """Nothing, in each image."""
+        ids = [image.image_id for image in wanted.images]
+        if isinstance(wanted.head, wire.DetectHead):
+            return "detections", [wire.ImageDetections(image_id, ()) for image_id in ids]
+        height, width = wanted.prep.height, wanted.prep.width
+        packed = zlib.compress(bytes(height * width))
+        return "masks", [wire.ImageMask(image_id, height, width, packed) for image_id in ids]
 
     def _outcome(self, trial_id: str) -> wire.Outcome:
         trial = self._trial(trial_id)
@@ -285,7 +292,7 @@ class FakeAgent:
             started_monotonic_ns=trial.started_ns,
             first_call_monotonic_ns=None if trial.failure else trial.started_ns + LOAD_NS,
             ended_monotonic_ns=trial.ends_ns(),
-            parts=parts,  # type: ignore[arg-type] # keys are the three part names
+            parts=parts,  # type: ignore[arg-type] # keys are the names of parts
         )  # fmt: skip
 
     def _read(self, trial_id: str, part: str, offset: int, length: int) -> bytes:

@@ -1,4 +1,5 @@
 import os
+import zlib
 
 import pytest
 from support.agentkit import trial_spec
@@ -9,6 +10,7 @@ from agent.report import Report
 from agent.wire import (
     FailureKind,
     ImageDetections,
+    ImageMask,
     Reading,
     Sources,
     decode_samples,
@@ -93,9 +95,12 @@ def test_torn_lines(journal, tail):
     image = encode(ImageDetections("a", ())).encode() + b"\n"
     (journal.directory / "readings.jsonl").write_bytes(good + tail)
     (journal.directory / "detections.jsonl").write_bytes(image + tail)
+    mask = encode(ImageMask("a", 1, 2, zlib.compress(b"\0\1"))).encode() + b"\n"
+    (journal.directory / "masks.jsonl").write_bytes(mask + tail)
     finalise(journal)
     assert journal.read("readings", 0, 4096) == good
     assert journal.read("detections", 0, 4096) == image
+    assert journal.read("masks", 0, 4096) == mask
 
 
 def test_samples_are_closed(journal):

@@ -1,4 +1,6 @@
+import base64
 import json
+import zlib
 
 import msgspec
 import pytest
@@ -119,6 +121,7 @@ INPUTS = wire.Inputs(images=(IMAGE,), prep=PREP, shapes={"x": (1, 3)}, seed=9)
 INPUTS_JSON = {"images": [IMAGE_JSON], "prep": PREP_JSON, "shapes": {"x": [1, 3]}, "seed": 9}
 HEAD = wire.DetectHead(decoder="yolo_v8", num_classes=6)
 HEAD_JSON = {
+    "task": "detect",
     "decoder": "yolo_v8",
     "num_classes": 6,
     "score_threshold": 0.001,
@@ -132,6 +135,8 @@ EVALUATION_JSON = {
     "head": HEAD_JSON,
     "max_duration_ns": 60,
 }
+SEGMENT_HEAD = wire.SegmentHead(num_classes=1)
+SEGMENT_HEAD_JSON = {"task": "segment", "num_classes": 1, "threshold": 0.5}
 SPEC = wire.TrialSpec(
     trial_id="t1",
     run_id="r1",
@@ -155,6 +160,14 @@ SPEC_JSON = {
 }
 DETECTION = wire.Detection(1.0, 2.0, 3.5, 4.0, 0.875, 5)
 DETECTION_JSON = [1.0, 2.0, 3.5, 4.0, 0.875, 5]
+PACKED = zlib.compress(bytes([0, 1, 1, 0, 0, 1]))
+MASK = wire.ImageMask(image_id="000012", height=2, width=3, packed=PACKED)
+MASK_JSON = {
+    "image_id": "000012",
+    "height": 2,
+    "width": 3,
+    "packed": base64.b64encode(PACKED).decode(),
+}
 
 EXAMPLES = [
     (READING, READING_JSON),
@@ -210,6 +223,8 @@ EXAMPLES = [
     (PREP, PREP_JSON),
     (INPUTS, INPUTS_JSON),
     (HEAD, HEAD_JSON),
+    (SEGMENT_HEAD, SEGMENT_HEAD_JSON),
+    (MASK, MASK_JSON),
     (EVALUATION, EVALUATION_JSON),
     (SPEC, SPEC_JSON),
     (
@@ -432,6 +447,46 @@ def test_every_failure_kind_is_stable():
         "worker_killed deadline cancelled interrupted internal"
     )
     assert " ".join(wire.FailureKind) == words
+
+
+@pytest.mark.parametrize("head", [HEAD, SEGMENT_HEAD])
+def test_the_head_of_an_evaluation_is_one_of_two(head):
+    """An evaluation says by the field `task` which of the two heads it has, and has no other."""
+    evaluation = wire.Evaluation(images=(), prep=PREP, head=head, max_duration_ns=1)
+    assert decode(encode(evaluation), wire.Evaluation) == evaluation
+    with pytest.raises(WireError, match=r"\$\.head"):
+        decode(encode(evaluation).replace('"task":"', '"task":"not '), wire.Evaluation)
+
+
+def masked(height, width, packed):
+    encoded = base64.b64encode(packed).decode()
+    return json.dumps({"image_id": "i", "height": height, "width": width, "packed": encoded})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (masked(2, 4, PACKED), "6 bytes for 2 x 4"),
+        (masked(1, 3, PACKED), "4 bytes for 1 x 3"),
+        (masked(0, 6, PACKED), "0 x 6"),
+        (masked(2, 3, b"no zlib"), "does not unpack"),
+        (masked(2, 3, PACKED[:-2]), "6 bytes for 2 x 3"),
+        (masked(2, 3, PACKED + b"more"), "6 bytes for 2 x 3"),
+        (masked(2, 3, b""), "0 bytes for 2 x 3"),
+        (masked(1 << 40, 1 << 40, PACKED), "1099511627776 x 1099511627776"),
+        (masked(64, 64, zlib.compress(bytes(1 << 26))), "4097 bytes for 64 x 64"),
+        (masked(-1, -6, PACKED), "height"),
+    ],
+)
+def test_masks_that_are_no_masks(text, said):
+    """A mask unpacks to one byte a pixel, no more and no less, or it is refused with its size."""
+    with pytest.raises(WireError, match=said):
+        decode(text, wire.ImageMask)
+
+
+def test_the_labels_of_a_mask():
+    """Labels come back row after row as they were packed."""
+    assert MASK.labels() == bytes([0, 1, 1, 0, 0, 1])
 
 
 def test_the_magic_line_names_the_protocol():

@@ -4,18 +4,20 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
-from support.onnxmodels import tiny_model
+from support.onnxmodels import segmenter, tiny_model
 from support.workerrig import HEAD, PREP, SECOND_NS, Rig, detector, model_of, only, phases, scenario
 
-from agent.vision import detections, prepare, read_image
+from agent.vision import detections, prepare, read_image, unpacked
 from agent.wire import (
     ArtifactRef,
     Evaluation,
     FailureKind,
     ImageDetections,
+    ImageMask,
     ImagePrep,
     ImageRef,
     Inputs,
+    SegmentHead,
     decode,
 )
 from agent.worker_events import Ended, Evaluated, Loaded, PhaseStarted
@@ -91,6 +93,20 @@ def test_both_minimums_hold_in_both_phases(rig, tiny):
         assert sum(samples.latency_ns[i] + samples.gap_ns[i] for i in span) >= at_least
 
 
+def test_a_sustained_trial_lasts_its_time_and_is_not_short(rig, tiny):
+    """Sampling goes on for the whole time, ends with the call that completes it, and is whole."""
+    fixed_ns = 150_000_000
+    wanted = scenario(
+        min_samples=1, min_duration_ns=fixed_ns, max_duration_ns=fixed_ns, name="sustained"
+    )
+    rig.write(tiny, scenario=wanted)
+    assert not only(rig.here(), Ended).short
+    samples = rig.samples()
+    first = samples.counts[0] + samples.counts[1]
+    spent = [samples.latency_ns[i] + samples.gap_ns[i] for i in range(first, sum(samples.counts))]
+    assert sum(spent) >= fixed_ns > sum(spent[:-1])
+
+
 def test_the_cap_ends_a_trial_short(rig, tiny):
     """At the maximum duration sampling ends with what there is, and says so."""
     rig.write(tiny, scenario=scenario(min_samples=1_000_000, max_duration_ns=20_000_000))
@@ -138,6 +154,41 @@ def test_images_are_timed_and_scored(rig):
             expected.x1, expected.y1, expected.x2, expected.y2,
         )  # fmt: skip
         assert box.score == pytest.approx(expected.score, abs=2e-6)
+
+
+@pytest.mark.parametrize("names", [("blob",), ("sky", "wood", "road")])
+def test_images_are_timed_and_segmented(rig, tmp_path, names):
+    """Masks on the board are those that the same pixels give on the host, one line an image."""
+    model = rig.add(segmenter(tmp_path / "m.onnx", names=names).read_bytes())
+    images = tuple(rig.image(f"img{i}", (20 + i, 10), seed=i) for i in range(3))
+    evaluation = Evaluation(images, PREP, SegmentHead(len(names)), 60 * SECOND_NS)
+    rig.write(model, inputs=Inputs(images, PREP), evaluation=evaluation)
+    assert only(rig.measure(), Loaded).inputs_kind == "images"
+    lines = (rig.trial / "masks.jsonl").read_bytes().splitlines()
+    found = [decode(line, ImageMask) for line in lines]
+    assert [item.image_id for item in found] == ["img0", "img1", "img2"]
+    assert not (rig.trial / "detections.jsonl").exists()
+    for item, image in zip(found, images, strict=True):
+        (colours,), _ = prepare(read_image(rig.artifacts / image.sha256), PREP)
+        expected = colours.mean(axis=0) >= 0.5 if len(names) == 1 else colours.argmax(axis=0) + 1
+        assert np.array_equal(unpacked(item), expected)
+        assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.parametrize(
+    ("head", "prep", "kind"),
+    [
+        (SegmentHead(0), PREP, "bad_request"),
+        (SegmentHead(255), PREP, "bad_request"),
+        (SegmentHead(1), ImagePrep(4096, 4096), "bad_request"),
+        (SegmentHead(2), PREP, "model_run"),
+    ],
+)
+def test_masks_that_cannot_be_had(rig, tmp_path, head, prep, kind):
+    """Too many classes or pixels for a mask are refused; so is an output of other classes."""
+    model = rig.add(segmenter(tmp_path / "m.onnx").read_bytes())
+    rig.write(model, evaluation=Evaluation((rig.image("a"),), prep, head, SECOND_NS))
+    assert rig.failure_here().kind == kind
 
 
 def test_the_evaluation_stops_at_its_cap(rig):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.workerrig import HEAD, PREP, SECOND_NS, Rig, scenario
 
-from agent import feeds, worker
+from agent import evaluation, feeds, worker
 from agent.errors import Refused
 from agent.runtimes.base import InputSpec
 from agent.vision import prepare, read_image
@@ -111,6 +111,11 @@ SPEC = TrialSpec(
 )
 
 
+def sustained(**changes):
+    fields = {"min_samples": 1, "min_duration_ns": 5, "max_duration_ns": 5, "name": "sustained"}
+    return scenario(**(fields | changes))
+
+
 def changed(**changes):
     fields = {name: getattr(SPEC, name) for name in SPEC.__struct_fields__}
     return TrialSpec(**(fields | changes))
@@ -124,6 +129,9 @@ def changed(**changes):
         (changed(scenario=scenario(max_duration_ns=-1)), "below 0"),
         (changed(scenario=scenario(min_samples=0)), "above 0"),
         (changed(scenario=scenario(min_samples=3_000_000)), "2,000,000"),
+        (changed(scenario=sustained(max_duration_ns=6)), "sustained"),
+        (changed(scenario=sustained(min_duration_ns=0, max_duration_ns=0)), "sustained"),
+        (changed(scenario=sustained(min_samples=2)), "sustained"),
         (changed(inputs=Inputs(prep=ImagePrep(0, 8))), "prep"),
         (changed(inputs=Inputs(prep=ImagePrep(8, 100_000))), "prep"),
         (changed(evaluation=Evaluation((), ImagePrep(8, 8, 300), HEAD, 1)), "prep"),
@@ -135,6 +143,7 @@ def test_specs_that_no_board_can_measure_are_refused(spec, field):
         worker.check_spec(spec)
     assert caught.value.failure.kind is FailureKind.BAD_REQUEST
     worker.check_spec(SPEC)
+    worker.check_spec(changed(scenario=sustained()))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +181,7 @@ def test_a_write_in_pieces_is_a_whole_line(tmp_path):
             return min(3, len(rest))
 
     slow = Slow()
-    worker.write_all(slow, b"0123456789\n")
+    evaluation.write_all(slow, b"0123456789\n")
     assert slow.data == b"0123456789\n"
 
 

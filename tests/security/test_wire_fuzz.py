@@ -210,7 +210,9 @@ def test_bytes_into_the_host(data: bytes) -> None:
 @given(st.text(max_size=100) | st.binary(max_size=100) | plain.map(repr))
 def test_texts_into_the_decoder(text: str | bytes) -> None:
     """Any text is a message or a WireError, on both sides."""
-    for kind in (wire.Hello, wire.Poll, wire.Outcome, wire.TrialSpec, wire.ImageDetections):
+    for kind in (
+        wire.Hello, wire.Poll, wire.Outcome, wire.TrialSpec, wire.ImageDetections, wire.ImageMask,
+    ):  # fmt: skip
         with contextlib.suppress(wire.WireError):
             assert wire.decode_reply(text, kind) is not None
 

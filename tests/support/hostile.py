@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,8 @@ class Liar(FakeAgent):
         return true if change is None else msgspec.structs.replace(true, **change)
 
     def _parts(self, trial: Any) -> dict[str, bytes]:
-        return super()._parts(trial) | PARTS.get(self.lie, {})
+        large = LARGE_PARTS[self.lie]() if self.lie in LARGE_PARTS else {}
+        return super()._parts(trial) | PARTS.get(self.lie, {}) | large
 
     def _has(self, text: str) -> wire.Has:
         """The files are here already: what is pushed is none of these tests' matter."""
@@ -82,6 +85,11 @@ def _samples(counts: tuple[int, int, int], latencies: list[int]) -> bytes:
     head = wire.samples_header(len(latencies), counts)
     column = b"".join(value.to_bytes(8, "little") for value in latencies)
     return head + column + bytes(8 * len(latencies))
+
+
+def _mask(height: int, width: int, packed: bytes) -> bytes:
+    body = base64.b64encode(packed).decode()
+    return f'{{"image_id":"i","height":{height},"width":{width},"packed":"{body}"}}\n'.encode()
 
 
 def _once(method: str, answer: Any) -> Callable[[Liar, str], Any]:
@@ -132,9 +140,19 @@ PARTS: dict[str, dict[str, bytes]] = {
     "sun-temperature": {"readings": (READING % "5500").encode()},
     "deep-reading": {"readings": b"[" * 1_000_000},
     "empty-lines": {"readings": b"\n" * 2_000_000},
+    "mask-too-small": {"masks": _mask(1024, 1024, zlib.compress(b"\1"))},
+    "endless-mask": {"masks": _mask(HUGE, HUGE, zlib.compress(b"\1"))},
+    "no-mask": {"masks": _mask(8, 8, b"runs")},
+}
+LARGE_PARTS: dict[str, Callable[[], dict[str, bytes]]] = {
+    "mask-bomb": lambda: {"masks": _mask(1024, 1024, zlib.compress(bytes(128 << 20), 1))},
+    "long-line": lambda: {"masks": b'{"image_id":"' + b"A" * (64 << 20)},
+    "many-boxes": lambda: {
+        "detections": b'{"image_id":"i","detections":[' + b"[0,0,1,1,1,0]," * (1 << 20)
+    },
 }
 LIES: dict[str, Callable[[Liar, str], Any]] = {
-    **dict.fromkeys([*HELLOS, *OUTCOMES, *PARTS], _honest),
+    **dict.fromkeys([*HELLOS, *OUTCOMES, *PARTS, *LARGE_PARTS], _honest),
     "deep-poll": _once("poll", '{"ok":' * 100_000),
     "negative-poll": _once("poll", POLL % (-1, "null")),
     "endless-poll": _once("poll", POLL % (9, "9" * 400)),

@@ -33,3 +33,27 @@ def tiny_model(path: Path, size: int = 8) -> Path:
 def as_file(path: Path) -> File:
     data = path.read_bytes()
     return File(hashlib.sha256(data).hexdigest(), len(data), path)
+
+
+def segmenter(path: Path, size: int = 16, names: tuple[str, ...] = ("blob",)) -> Path:
+    """Of (1, 3, size, size): with one class, each pixel's mean colour is its probability.
+
+    With several, the colours themselves are the probabilities of the first three classes.
+    """
+    if len(names) == 1:
+        node = helper.make_node(
+            "ReduceMean", ["images"], ["masks"], name="/decode/mean", axes=[1], keepdims=1
+        )
+    else:
+        node = helper.make_node("Identity", ["images"], ["masks"], name="/decode/all")
+    graph = helper.make_graph(
+        [node],
+        "segmenter",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("masks", TensorProto.FLOAT, [1, len(names), size, size])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    told = {"task": "segment", "names": str(dict(enumerate(names))), "imgsz": f"[{size}, {size}]"}
+    helper.set_model_props(model, told)
+    onnx.save(model, path)
+    return path
