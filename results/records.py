@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from agent.wire import Fingerprint, Outcome, Reading, Samples, Sources, TrialSpec
+from agent.wire import Fingerprint, ModelFormat, Outcome, Reading, Samples, Sources, TrialSpec
 
 RunState = Literal["running", "finished", "interrupted", "partial", "failed"]
 EndOfRun = Literal["finished", "interrupted", "partial", "failed"]
@@ -64,7 +64,7 @@ class ArtifactRecord:
 
     sha256: str
     size_bytes: int
-    format: Literal["onnx", "ort"]
+    format: ModelFormat
     model: str
     variant: str
     recipe: str

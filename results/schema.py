@@ -130,7 +130,7 @@ class Artifact(Base):
     __tablename__ = "artifacts"
     __table_args__ = options(
         digest("artifact_sha256"),
-        one_of("format", "onnx", "ort"),
+        one_of("format", "onnx", "ort", "pt2", "tflite"),
         *at_least(1, "size_bytes"),
         comment=(
             "A model file, named by its content. Two variants with equal bytes share a row, "
@@ -140,7 +140,7 @@ class Artifact(Base):
 
     artifact_sha256: Mapped[Str] = mapped_column(primary_key=True, comment="sha256 of the file")
     size_bytes: Mapped[Big] = about("size of the file")
-    format: Mapped[Str] = about("onnx or ort")
+    format: Mapped[Str] = about("onnx, ort (ONNX Runtime's own), pt2 (torch.export) or tflite")
     model: Mapped[Str] = about("model it was made from")
     variant: Mapped[Str] = about("name of the variant")
     recipe: Mapped[Str] = about("recipe it was made by")
