@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from agent.wire import Scenario
 from models.build import find_cached
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
@@ -148,13 +149,20 @@ def _show_trials(out: Console, foreseen: Foreseen) -> None:
             str(trial.block + 1),
             f"{trial.model}/{trial.recipe}",
             f"≥ {trial.scenario.min_samples}",
-            f"{trial.scenario.min_duration_ns / 1e9:g} … {trial.scenario.max_duration_ns / 1e9:g}",
+            _sampling_time(trial.scenario),
             str(trial.options.intra_op_num_threads),
             str(trial.evaluation_images or tables.NONE),
         ]
         for trial in foreseen.plan.trials
     ]
     tables.show(out, columns, rows)
+
+
+def _sampling_time(scenario: Scenario) -> str:
+    """Shortest and longest time of sampling, in seconds; one figure where it is fixed."""
+    least_s, most_s = scenario.min_duration_ns / 1e9, scenario.max_duration_ns / 1e9
+    fixed = scenario.name == "sustained"
+    return f"{most_s:g} (sustained)" if fixed else f"{least_s:g} … {most_s:g}"
 
 
 def _show_builds(

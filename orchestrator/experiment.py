@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
+from agent.wire import ScenarioName
 from orchestrator import yamlfile
 from orchestrator.errors import ExperimentError, unknown_name
 from orchestrator.profiles import PROFILES, Profile
@@ -22,6 +23,8 @@ SHAPES: Final = "shapes"
 DEFAULT_BASELINE: Final = "fp32"
 DEFAULT_ACCURACY_CAP_S: Final = 600.0
 DEFAULT_CALIBRATION_IMAGES: Final = 100
+MAX_SUSTAINED_S: Final = 86_400
+"""A day; a reading a second and 16 bytes a sample are kept of it."""
 _OWN_BLOCKS: Final = 3
 _OWN_IMAGES: Final = 64
 
@@ -71,6 +74,27 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_spinning: bool = True
 
 
+class ScenarioChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How inferences are issued: until the profile is content, or for a fixed time.
+
+    `sustained` is for latency against temperature: the board cools down before a trial, then runs
+    without a pause for `duration_s`.
+    """
+
+    name: ScenarioName = "single_stream"
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_SUSTAINED_S)] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which yamlfile gives a place."""
+        if self.name == "sustained" and self.duration_s is None:
+            raise ValueError("duration_s: this field is missing; a sustained trial lasts that long")
+        if self.name != "sustained" and self.duration_s is not None:
+            raise ValueError(
+                f"duration_s: only 'sustained' lasts a given time; the profile says how long "
+                f"'{self.name}' does"
+            )
+
+
 class Cooldown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Before each trial the board cools down to `max_temp_c`, for at most `timeout_s`."""
 
@@ -99,6 +123,7 @@ class Experiment:
     options: Options
     cooldown: Cooldown | None
     base_dir: Path
+    scenario: ScenarioChoice = dataclasses.field(default_factory=ScenarioChoice)
 
     def model(self, name: str) -> ModelEntry:
         """The entry called `name`; raises KeyError."""
@@ -147,6 +172,7 @@ class _ExperimentDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baseline: str | None = None
     accuracy: _AccuracyDoc = _AccuracyDoc()
     options: Options = Options()
+    scenario: ScenarioChoice = ScenarioChoice()
     cooldown: Cooldown | None = Cooldown()
 
     def __post_init__(self) -> None:
@@ -208,6 +234,7 @@ def read(path: Path) -> Experiment:
         options=doc.options,
         cooldown=doc.cooldown,
         base_dir=base,
+        scenario=doc.scenario,
     )
 
 

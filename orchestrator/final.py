@@ -137,6 +137,11 @@ def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
         found.append(
             f"p90 needs {min_samples(90)} samples and p99 {min_samples(99)}: '-' has fewer"
         )
+    if any(row.scenario == "sustained" for row in rows):
+        found.append(
+            "sustained: inferences without a pause for a fixed time, the board heating up; "
+            "`v_latency_by_temp` has latency against temperature"
+        )
     if any(row.short_trials for row in rows):
         found.append("short: some trials reached their time cap before their sample count")
     return found

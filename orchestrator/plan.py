@@ -198,7 +198,7 @@ class _Slot:
 def _trial(
     run_id: str, experiment: Experiment, options: RuntimeOptions, slot: _Slot
 ) -> PlannedTrial:
-    scenario = profiles.scenario(experiment.profile)
+    scenario = profiles.scenario(experiment.profile, experiment.scenario.duration_s)
     evaluate = slot.block == 0 and experiment.data is not None
     images = experiment.profile.accuracy_images if evaluate else 0
     cap_ns = round(experiment.accuracy_cap_s * _NS_PER_S) if images else 0

@@ -40,18 +40,24 @@ def _problem(journal: Journal) -> str | None:
         return "it finished and failed"
     if finished and (samples is None or not samples.counts[2]):
         return "it finished without a sample"
+    within_ns = lasted_ns + SLACK_NS if finished else LONGEST_NS
+    return _problem_of_samples(journal, within_ns) or _problem_of_readings(journal.readings)
+
+
+def _problem_of_samples(journal: Journal, within_ns: int) -> str | None:
+    outcome, samples = journal.outcome, journal.samples
     first_ns = outcome.first_call_monotonic_ns
-    if first_ns is not None:
-        after_ns = first_ns - outcome.started_monotonic_ns
-        if not 0 <= after_ns <= (lasted_ns + SLACK_NS if finished else LONGEST_NS):
-            return f"its first call began {after_ns} ns after its start"
-    if samples is not None:
-        spent_ns = sum(samples.latency_ns) + sum(samples.gap_ns)
-        if not all(samples.latency_ns):
-            return "an inference took no time"
-        if spent_ns > (lasted_ns + SLACK_NS if finished else LONGEST_NS):
-            return f"its samples took {spent_ns} ns of the {lasted_ns} ns that it lasted"
-    return _problem_of_readings(journal.readings)
+    if first_ns is not None and not 0 <= first_ns - outcome.started_monotonic_ns <= within_ns:
+        return f"its first call began {first_ns - outcome.started_monotonic_ns} ns after its start"
+    if samples is None:
+        return None
+    if not all(samples.latency_ns):
+        return "an inference took no time"
+    spent_ns = sum(samples.latency_ns) + sum(samples.gap_ns)
+    if spent_ns > within_ns:
+        lasted_ns = outcome.ended_monotonic_ns - outcome.started_monotonic_ns
+        return f"its samples took {spent_ns} ns of the {lasted_ns} ns that it lasted"
+    return None
 
 
 def _problem_of_readings(readings: Sequence[wire.Reading]) -> str | None:

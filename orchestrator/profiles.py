@@ -38,8 +38,22 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
 )
 
 
-def scenario(profile: Profile) -> Scenario:
-    """The profile as a board needs it, in nanoseconds."""
+def scenario(profile: Profile, sustained_s: float | None = None) -> Scenario:
+    """The profile as a board needs it, in nanoseconds.
+
+    With `sustained_s` sampling lasts that long, neither shorter nor longer, however many samples
+    that gives; the warm-up stays the profile's.
+    """
+    if sustained_s is not None:
+        sustained_ns = round(sustained_s * _NS_PER_S)
+        return Scenario(
+            warmup_min_samples=profile.warmup_min_samples,
+            warmup_min_duration_ns=round(profile.warmup_min_duration_s * _NS_PER_S),
+            min_samples=1,
+            min_duration_ns=sustained_ns,
+            max_duration_ns=sustained_ns,
+            name="sustained",
+        )
     return Scenario(
         warmup_min_samples=profile.warmup_min_samples,
         warmup_min_duration_ns=round(profile.warmup_min_duration_s * _NS_PER_S),

@@ -153,7 +153,8 @@ def _cooling(board: BoardProgress, event: GateWaiting) -> None:
 def _started(board: BoardProgress, event: TrialStarted) -> None:
     board.state, board.phase = "measuring", "start"
     board.variant, board.samples, board.images = variant_of(event), 0, 0
-    board.samples_wanted = event.trial.scenario.min_samples
+    scenario = event.trial.scenario
+    board.samples_wanted = scenario.min_samples if scenario.name == "single_stream" else 0
     board.images_wanted = event.trial.evaluation_images
     board.recent_p50_ns = None
 

@@ -103,8 +103,8 @@ def test_a_sustained_trial_lasts_its_time_and_is_not_short(rig, tiny):
     assert not only(rig.here(), Ended).short
     samples = rig.samples()
     first = samples.counts[0] + samples.counts[1]
-    spent = [samples.latency_ns[i] + samples.gap_ns[i] for i in range(first, sum(samples.counts))]
-    assert sum(spent) >= fixed_ns > sum(spent[:-1])
+    own_ns = sum(samples.latency_ns[first:]) + sum(samples.gap_ns[first + 1 :])
+    assert own_ns + samples.gap_ns[first] >= fixed_ns > own_ns - samples.latency_ns[-1]
 
 
 def test_the_cap_ends_a_trial_short(rig, tiny):

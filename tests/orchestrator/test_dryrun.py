@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator.assign import build_all
 from orchestrator.dryrun import Memory, foresee, recall, show
+from orchestrator.experiment import ScenarioChoice
 from orchestrator.inventory import BoardEntry
 from orchestrator.plan import RunRequest, estimate_seconds
 from results.store import Store
@@ -124,6 +126,19 @@ def shown(folder: Path, *, built: bool) -> str:
 def test_builds(tmp_path: Path, built: bool, words: str) -> None:
     """What is built already is told from what would be."""
     assert words in shown(tmp_path, built=built)
+
+
+def test_a_sustained_trial_shows_its_one_duration(tmp_path: Path) -> None:
+    """The time of a sustained trial is one figure, and it is what the estimate counts."""
+    tiny_model(tmp_path / "tiny.onnx")
+    choice = ScenarioChoice("sustained", 90.0)
+    experiment = dataclasses.replace(adhoc(tmp_path, "tiny.onnx"), scenario=choice)
+    prepared, store = prepare(tmp_path, experiment), ArtifactStore(workspace(tmp_path).models)
+    foreseen = foresee(REQUEST, experiment, [NEW], recall(None, [NEW], []))
+    out = io.StringIO()
+    show(Console(file=out, width=200), foreseen, prepared, store)
+    assert out.getvalue().count("90 (sustained)") == 2
+    assert foreseen.seconds("new") > 180
 
 
 def test_everything_is_shown(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_a_small_experiment_gets_the_documented_defaults(tmp_path: Path) -> None
     assert mine.options.threads is None
     assert mine.cooldown == experiment.Cooldown(60.0, 300.0)
     assert mine.accuracy_cap_s == 600.0
+    assert mine.scenario == experiment.ScenarioChoice("single_stream", None)
 
 
 def test_an_experiment_says_everything_itself(tmp_path: Path) -> None:
@@ -68,6 +69,7 @@ blocks: 7
 accuracy: {images: 0, cap_s: 5}
 options: {threads: 2, allow_spinning: false}
 cooldown: {max_temp_c: 55}
+scenario: {name: sustained, duration_s: 600}
 """,
     )
     assert [entry.name for entry in mine.models] == ["tinydet", "yolo", "again"]
@@ -81,6 +83,7 @@ cooldown: {max_temp_c: 55}
     assert mine.accuracy_cap_s == 5.0
     assert (mine.options.threads, mine.options.allow_spinning) == (2, False)
     assert mine.cooldown == experiment.Cooldown(55.0, 300.0)
+    assert mine.scenario == experiment.ScenarioChoice("sustained", 600.0)
     assert mine.base_dir == tmp_path
     assert read(tmp_path, SMALL + "cooldown: null\n").cooldown is None
 
@@ -105,6 +108,23 @@ cooldown: {max_temp_c: 55}
         (SMALL + "data: x\n", ":3: data: expected a mapping, found 'x'"),
         (SMALL + "calibration: {source: x, images: -1}\n", ":3: calibration.images: expected a wh"),
         (SMALL + "options: {threads: all}\n", ":3: options.threads: expected a whole number, fou"),
+        (
+            SMALL + "scenario: {name: sustained}\n",
+            ":3: scenario: duration_s: this field is missing",
+        ),
+        (
+            SMALL + "scenario: {duration_s: 5}\n",
+            ":3: scenario.duration_s: only 'sustained' lasts a given time",
+        ),
+        (
+            SMALL + "scenario: {name: sustained, duration_s: 0}\n",
+            ":3: scenario.duration_s: expected a number > 0",
+        ),
+        (
+            SMALL + "scenario: {name: sustained, duration_s: 100000}\n",
+            ":3: scenario.duration_s: expected a number <= 86400",
+        ),
+        (SMALL + "scenario: {name: offline}\n", ":3: scenario.name: expected one of single_stream"),
         (SMALL + "model: x\n", ":3: model: there is no such field; did you mean 'models'?"),
         (
             "models: [{model: a, shapes: {x: [1, wide]}}]\nrecipes: [fp32]\n",

@@ -158,6 +158,26 @@ def test_a_deadline_outlasts_the_slowest_model_meant_for_a_board() -> None:
         assert plan.deadline_ns(scenario, cap_ns) > longest_ns + 60_000_000_000
 
 
+def test_a_sustained_trial_lasts_a_fixed_time() -> None:
+    """Sampling has one duration, no count to reach, the profile's warm-up and a later deadline."""
+    choice = experiment.ScenarioChoice("sustained", 600.0)
+    mine = dataclasses.replace(DEMO, scenario=choice)
+    trial, usual = (make_plan(request(), e, {"b": PI5}).trials[0] for e in (mine, DEMO))
+    scenario = trial.scenario
+    assert scenario.name == "sustained"
+    assert scenario.min_duration_ns == scenario.max_duration_ns == 600_000_000_000
+    assert scenario.min_samples == 1
+    assert scenario.warmup_min_samples == usual.scenario.warmup_min_samples
+    longer_ns = scenario.max_duration_ns - usual.scenario.max_duration_ns
+    assert trial.deadline_ns - usual.deadline_ns == longer_ns
+    assert trial.trial_id != usual.trial_id
+    for latency_ns in (1_000, 10_000_000, 700_000_000_000):
+        known = {("tinydet", recipe): latency_ns for recipe in DEMO.recipes}
+        seconds = plan.estimate_seconds([dataclasses.replace(trial, evaluation_images=0)], known)
+        warm_s = max(0.5, 16 * latency_ns / 1e9)
+        assert seconds == pytest.approx(3.0 + latency_ns / 1e9 + warm_s + 600.0)
+
+
 def test_an_estimate_adds_up() -> None:
     """The estimate is start, cold, warm-up, sampling and scoring, each with its cap."""
     trials = make_plan(request(), DEMO, {"pi5": PI5}).trials

@@ -176,6 +176,26 @@ def test_a_baseline_has_the_same_threads(store: Store) -> None:
     assert one(store, "v_leaderboard", "variant = 'int8_ptq'")["ratio_to_fp32"] is None
 
 
+def test_scenarios_are_never_mixed(store: Store) -> None:
+    """Trials of two scenarios make two rows, and neither is the other's baseline or rival."""
+    store.record_trial(trial("fp32", 0, 0, flat(40)))
+    for order, (variant, latency_ms) in enumerate((("fp32", 60), ("int8_ptq", 30)), start=1):
+        record = trial(variant, 0, order, flat(latency_ms), scenario="sustained")
+        store.record_trial(record)
+    rows = store.rows("SELECT * FROM v_leaderboard ORDER BY scenario, p50_ms")
+    assert [
+        (row["scenario"], row["variant"], row["p50_ms"], row["ratio_to_fp32"], row["rank"])
+        for row in rows
+    ] == [
+        ("single_stream", "fp32", 40.0, 1.0, 1),
+        ("sustained", "int8_ptq", 30.0, 0.5, 1),
+        ("sustained", "fp32", 60.0, 1.0, 2),
+    ]
+    sustained = {row.variant: row for row in leaderboard(store, example.RUN_ID) if row.ratio}
+    assert sustained["int8_ptq"].ratio is not None
+    assert sustained["int8_ptq"].ratio.value == 0.5
+
+
 def test_emulated_boards_are_flagged_and_never_ranked(store: Store) -> None:
     """An emulated board is listed with its figures, and takes nobody's rank."""
     store.record_trial(trial("fp32", 0, 0, flat(40)))
