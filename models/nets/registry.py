@@ -27,9 +27,24 @@ class Family:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+_DARKNET: Final = {
+    "num_classes": 80,
+    "width": 1.0,
+    "activation": "leaky_relu",
+    "anchor_scale": 1.0,
+}
+"""As Darknet's own files; `anchor_scale` fits the anchors, made for 416 px, to another size."""
+_UNET: Final = {"num_classes": 1, "width": 1.0}
+
 FAMILIES: Final[Mapping[str, Family]] = {
     family.name: family
-    for family in (Family("tinydet", "models.nets.tinydet", "detect", 160, {"num_classes": 6}),)
+    for family in (
+        Family("tinydet", "models.nets.tinydet", "detect", 160, {"num_classes": 6}),
+        Family("yolov3", "models.nets.darknet", "detect", 416, _DARKNET),
+        Family("yolov3-tiny", "models.nets.darknet", "detect", 416, _DARKNET),
+        Family("unet", "models.nets.unet", "segment", 256, _UNET),
+        Family("unet-dilated", "models.nets.unet", "segment", 256, _UNET),
+    )
 }
 
 EDITS: Final[Mapping[str, str]] = {}
