@@ -37,6 +37,13 @@ class BuiltVariant:
     model: ModelSpec
     """Complete: an export has told what the file expects and gives."""
 
+    @property
+    def format(self) -> wire.ModelFormat:
+        """The file's format, one that boards run; raises ValueError for a bare network."""
+        if self.artifact.format == "net":
+            raise ValueError(f"{self.artifact.sha256}: a network was not exported")
+        return self.artifact.format
+
 
 Built = Mapping[tuple[str, str, str], BuiltVariant | wire.BenchError]
 """By model, recipe and instruction set."""
@@ -50,6 +57,8 @@ def requests(prepared: Prepared, isas: Sequence[str]) -> dict[tuple[str, str, st
             recipe=recipe,
             isa=isa,
             calibration=prepared.calibration_for(model) if recipe.needs_calibration else None,
+            training=prepared.training,
+            others=prepared.models,
         )
         for isa in sorted(set(isas))
         for model_name, model in prepared.models.items()
@@ -132,7 +141,7 @@ def _work(
         trial_id=trial.trial_id,
         run_id=plan.run_id,
         artifact=wire.ArtifactRef(
-            sha256=artifact.sha256, size_bytes=artifact.size_bytes, format=artifact.format
+            sha256=artifact.sha256, size_bytes=artifact.size_bytes, format=variant.format
         ),
         options=trial.options,
         scenario=trial.scenario,

@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from agent.wire import ScenarioName
-from orchestrator import yamlfile
+from models.recipes import Recipe
+from models.spec import StepSpec
 from orchestrator.errors import ExperimentError, unknown_name
 from orchestrator.profiles import PROFILES, Profile
 
-Layout = Literal["auto", "voc", "coco", "yolo", "shapes"]
+Layout = Literal["auto", "voc", "coco", "yolo", "masks", "shapes", "blobs"]
 
-SHAPES: Final = "shapes"
-"""The source that names the procedural set rather than a folder."""
+PROCEDURAL: Final = ("shapes", "blobs")
+"""The sources that name procedural sets rather than folders."""
 DEFAULT_BASELINE: Final = "fp32"
 DEFAULT_ACCURACY_CAP_S: Final = 600.0
 DEFAULT_CALIBRATION_IMAGES: Final = 100
 MAX_SUSTAINED_S: Final = 86_400
 """A day; a reading a second and 16 bytes a sample are kept of it."""
-_OWN_BLOCKS: Final = 3
-_OWN_IMAGES: Final = 64
+GIVEN: Final = "given"
+"""The source that `--data` names."""
 
-_Positive = Annotated[int, msgspec.Meta(ge=1)]
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-_Seconds = Annotated[float, msgspec.Meta(ge=0)]
-_PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model of an experiment: `reference` is a zoo name or a path; `name` is unique."""
+    """A model of an experiment: `reference` is a zoo name or a path; `name` is unique.
+
+    `options` and `weights` are for networks of ours; `steps` come before those of any recipe.
+    """
 
     name: str
     reference: str
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     imgsz: int | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    steps: tuple[StepSpec, ...] = ()
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +67,20 @@ class CalibrationSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     source: str
     layout: Layout | Literal["images"] = "auto"
     split: str = "train"
-    images: _Positive = DEFAULT_CALIBRATION_IMAGES
+    images: Positive = DEFAULT_CALIBRATION_IMAGES
+
+
+class TrainingSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Labelled images that networks learn from; `val_split` shows their progress.
+
+    `images` limits how many of the split are used, and says how many a procedural set has.
+    """
+
+    source: str
+    layout: Layout = "auto"
+    split: str = "train"
+    val_split: str | None = "val"
+    images: Positive | None = None
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +118,7 @@ class Cooldown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Before each trial the board cools down to `max_temp_c`, for at most `timeout_s`."""
 
     max_temp_c: float = 60.0
-    timeout_s: _Seconds = 300.0
+    timeout_s: Seconds = 300.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +126,9 @@ class Experiment:
     """What a run measures; every default is filled in.
 
     Paths are absolute, except that a model's `reference` is looked up from `base_dir`. A
-    recipe is a name or the path of a file; `recipe_name` gives the name of either.
-    `profile.blocks` and `profile.accuracy_images` are those of this experiment.
+    recipe is a name or the path of a file; `recipe_name` gives the name of either. A name of
+    `own_recipes` is that of the experiment's own recipe. `profile.blocks` and
+    `profile.accuracy_images` are those of this experiment. `scale` is None where it has one size.
     """
 
     name: str
@@ -124,118 +144,13 @@ class Experiment:
     cooldown: Cooldown | None
     base_dir: Path
     scenario: ScenarioChoice = dataclasses.field(default_factory=ScenarioChoice)
+    own_recipes: tuple[Recipe, ...] = ()
+    training: TrainingSource | None = None
+    scale: str | None = None
 
     def model(self, name: str) -> ModelEntry:
         """The entry called `name`; raises KeyError."""
         return {entry.name: entry for entry in self.models}[name]
-
-
-class _ModelDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    model: str
-    name: str | None = None
-    shapes: dict[str, tuple[_Positive, ...]] = {}
-    imgsz: _Positive | None = None
-
-
-class _ProfileDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A profile with its numbers in the experiment's own file."""
-
-    min_samples: _Positive
-    min_duration_s: _Seconds
-    max_duration_s: _PositiveSeconds
-    warmup_min_samples: _Count
-    warmup_min_duration_s: _Seconds
-    name: str = "own"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, which yamlfile gives a place."""
-        if self.max_duration_s < self.min_duration_s:
-            raise ValueError(
-                f"max_duration_s: expected at least min_duration_s ({self.min_duration_s:g}), "
-                f"found '{self.max_duration_s:g}'"
-            )
-
-
-class _AccuracyDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    images: _Count | None = None
-    cap_s: _PositiveSeconds = DEFAULT_ACCURACY_CAP_S
-
-
-class _ExperimentDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    models: tuple[str | _ModelDoc, ...]
-    recipes: tuple[str, ...]
-    description: str = ""
-    data: DataSource | None = None
-    calibration: CalibrationSource | None = None
-    profile: str | _ProfileDoc = "quick"
-    blocks: _Positive | None = None
-    baseline: str | None = None
-    accuracy: _AccuracyDoc = _AccuracyDoc()
-    options: Options = Options()
-    scenario: ScenarioChoice = ScenarioChoice()
-    cooldown: Cooldown | None = Cooldown()
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, which yamlfile gives a place."""
-        for field, entries in (("models", self.models), ("recipes", self.recipes)):
-            if not entries:
-                raise ValueError(f"{field}: expected at least one")
-        _refuse_twice("recipes", [recipe_name(reference) for reference in self.recipes])
-        _refuse_twice("models", [entry.name for entry in map(_model, self.models)])
-        if self.baseline is not None:
-            known = [recipe_name(reference) for reference in self.recipes]
-            if self.baseline not in known:
-                raise ValueError(f"baseline: {unknown_name('recipe', self.baseline, known)}")
-        if isinstance(self.profile, str) and self.profile not in PROFILES:
-            raise ValueError(f"profile: {unknown_name('profile', self.profile, PROFILES)}")
-
-
-def names() -> tuple[str, ...]:
-    """The experiments that come with this software."""
-    folder = importlib.resources.files("orchestrator") / "experiments"
-    return tuple(
-        sorted(
-            entry.name.removesuffix(".yaml")
-            for entry in folder.iterdir()
-            if entry.name.endswith(".yaml")
-        )
-    )
-
-
-def load(name_or_path: str, base_dir: Path) -> Experiment:
-    """A shipped experiment by name, or a file by path (relative to `base_dir`).
-
-    A text with a '/' or that ends in .yaml or .yml is a path. Raises UnknownName, and
-    ExperimentError with file, line, field, found and expected.
-    """
-    if _is_path(name_or_path):
-        return read(base_dir / Path(name_or_path).expanduser())
-    if name_or_path not in names():
-        raise unknown_name("experiment", name_or_path, names())
-    folder = importlib.resources.files("orchestrator") / "experiments"
-    with importlib.resources.as_file(folder / f"{name_or_path}.yaml") as path:
-        return read(path)
-
-
-def read(path: Path) -> Experiment:
-    """The experiment in a file; paths in it are relative to the file's folder."""
-    doc = yamlfile.load(path, _ExperimentDoc, ExperimentError)
-    base = path.resolve().parent
-    return Experiment(
-        name=path.stem,
-        description=doc.description,
-        models=tuple(_model(entry) for entry in doc.models),
-        recipes=tuple(_recipe(reference, base) for reference in doc.recipes),
-        profile=_profile(doc.profile, doc.blocks, doc.accuracy.images),
-        data=_absolute(doc.data, base),
-        calibration=_absolute(doc.calibration, base),
-        baseline=doc.baseline or _default_baseline(doc.recipes),
-        accuracy_cap_s=doc.accuracy.cap_s,
-        options=doc.options,
-        cooldown=doc.cooldown,
-        base_dir=base,
-        scenario=doc.scenario,
-    )
 
 
 def adhoc(
@@ -259,18 +174,18 @@ def adhoc(
     repeated = {recipe for recipe in recipes if list(recipes).count(recipe) > 1}
     if repeated:
         raise ExperimentError(f"--recipes: '{min(repeated)}' stands twice")
-    entry = _model(_ModelDoc(model, shapes=dict(shapes or {}), imgsz=imgsz))
+    entry = ModelEntry(model_name(model), model, dict(shapes or {}), imgsz)
     return Experiment(
         name="adhoc",
         description=f"{model} with {', '.join(recipes)}",
         models=(entry,),
-        recipes=tuple(_recipe(reference, base_dir) for reference in recipes),
+        recipes=tuple(recipe_reference(reference, base_dir) for reference in recipes),
         profile=named_profile(profile),
-        data=_absolute(None if data is None else DataSource(data), base_dir),
-        calibration=_absolute(
+        data=absolute(None if data is None else DataSource(data), base_dir),
+        calibration=absolute(
             None if calibration is None else CalibrationSource(calibration), base_dir
         ),
-        baseline=_default_baseline(recipes),
+        baseline=default_baseline(recipes),
         accuracy_cap_s=DEFAULT_ACCURACY_CAP_S,
         options=Options(),
         cooldown=Cooldown(),
@@ -290,59 +205,67 @@ def with_profile(experiment: Experiment, name: str) -> Experiment:
     return dataclasses.replace(experiment, profile=named_profile(name))
 
 
+_Source = TypeVar("_Source", DataSource, CalibrationSource, TrainingSource)
+
+
+def with_data(experiment: Experiment, folder: str, base_dir: Path) -> Experiment:
+    """The experiment with `folder` (relative to `base_dir`) where it asks for given data.
+
+    Raises ExperimentError where it asks for none.
+    """
+    sources = (experiment.data, experiment.calibration, experiment.training)
+    if not any(source is not None and source.source == GIVEN for source in sources):
+        raise ExperimentError(
+            f"{experiment.name} names its own data (no `source: given`), so --data has no meaning"
+            + (f" at scale {experiment.scale}" if experiment.scale else "")
+        )
+    path = str(base_dir / Path(folder).expanduser())
+
+    def filled(source: _Source | None) -> _Source | None:
+        if source is None or source.source != GIVEN:
+            return source
+        return msgspec.structs.replace(source, source=path)
+
+    return dataclasses.replace(
+        experiment,
+        data=filled(experiment.data),
+        calibration=filled(experiment.calibration),
+        training=filled(experiment.training),
+    )
+
+
 def recipe_name(reference: str) -> str:
     """The name of a recipe that is given by name or by path."""
-    return Path(reference).stem if _is_path(reference) else reference
+    return Path(reference).stem if is_path(reference) else reference
 
 
-def _is_path(reference: str) -> bool:
+def model_name(reference: str) -> str:
+    """What a model is called that has no name of its own: a file's stem, or the reference."""
+    is_file = "/" in reference or reference.endswith(".onnx")
+    return Path(reference).stem if is_file else reference
+
+
+def is_path(reference: str) -> bool:
+    """True for a text that names a file."""
     return "/" in reference or reference.endswith((".yaml", ".yml"))
 
 
-def _recipe(reference: str, base_dir: Path) -> str:
-    return str(base_dir / Path(reference).expanduser()) if _is_path(reference) else reference
+def recipe_reference(reference: str, base_dir: Path) -> str:
+    """A path as an absolute one; a name as it is."""
+    return str(base_dir / Path(reference).expanduser()) if is_path(reference) else reference
 
 
-def _default_baseline(recipes: Sequence[str]) -> str:
+def default_baseline(recipes: Sequence[str]) -> str:
+    """`fp32` where it is among the recipes, else the first."""
     known = [recipe_name(reference) for reference in recipes]
     return DEFAULT_BASELINE if DEFAULT_BASELINE in known else known[0]
 
 
-def _model(entry: str | _ModelDoc) -> ModelEntry:
-    doc = _ModelDoc(entry) if isinstance(entry, str) else entry
-    is_file = "/" in doc.model or doc.model.endswith(".onnx")
-    name = doc.name or (Path(doc.model).stem if is_file else doc.model)
-    return ModelEntry(name, doc.model, doc.shapes, doc.imgsz)
-
-
-def _profile(doc: str | _ProfileDoc, blocks: int | None, images: int | None) -> Profile:
-    """The profile with the experiment's own blocks and image count, where it states them."""
-    if isinstance(doc, str):
-        base = PROFILES[doc]
-    else:
-        base = Profile(
-            **msgspec.structs.asdict(doc), blocks=_OWN_BLOCKS, accuracy_images=_OWN_IMAGES
-        )
-    return dataclasses.replace(
-        base,
-        blocks=base.blocks if blocks is None else blocks,
-        accuracy_images=base.accuracy_images if images is None else images,
-    )
-
-
-_Source = TypeVar("_Source", DataSource, CalibrationSource)
-
-
-def _absolute(source: _Source | None, base_dir: Path) -> _Source | None:
-    if source is None:
-        return None
-    if source.source == SHAPES:
-        return msgspec.structs.replace(source, layout=SHAPES)
+def absolute(source: _Source | None, base_dir: Path) -> _Source | None:
+    """A source with its folder as an absolute path; procedural sets and `given` as they are."""
+    if source is None or source.source == GIVEN:
+        return source
+    if source.source in PROCEDURAL:
+        return msgspec.structs.replace(source, layout=source.source)
     path = base_dir / Path(source.source).expanduser()
     return msgspec.structs.replace(source, source=str(path))
-
-
-def _refuse_twice(field: str, entries: Sequence[str]) -> None:
-    for index, entry in enumerate(entries):
-        if entry in entries[:index]:
-            raise ValueError(f"{field}: '{entry}' stands twice")

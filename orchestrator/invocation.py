@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from models.store import ArtifactStore
-from orchestrator import dryrun, final, past, tables
+from orchestrator import dryrun, experimentfile, final, past, tables
 from orchestrator import experiment as experiments
 from orchestrator import inventory as inventories
 from orchestrator import workspace as workspaces
@@ -106,6 +106,7 @@ def _request(boards: str, experiment: str | None, given: Mapping[str, Any]) -> R
         imgsz=given["imgsz"],
         profile=given["profile"],
         threads=given["threads"],
+        scale=given["scale"],
     )
 
 
@@ -121,10 +122,13 @@ def _experiment(request: RunRequest, known: Inventory, place: Workspace) -> Expe
             shapes=request.shapes,
             imgsz=request.imgsz,
         )
-    elif request.experiment is not None:
-        chosen = experiments.load(request.experiment, Path.cwd())
     else:
-        chosen = experiments.load(known.default_experiment or FALLBACK_EXPERIMENT, place.root)
+        named, base = request.experiment, Path.cwd()
+        if named is None:
+            named, base = known.default_experiment or FALLBACK_EXPERIMENT, place.root
+        chosen = experimentfile.load(named, base, request.scale)
+        if request.data is not None:
+            chosen = experiments.with_data(chosen, request.data, Path.cwd())
     return chosen if request.profile is None else experiments.with_profile(chosen, request.profile)
 
 
@@ -145,7 +149,8 @@ def measure(asked: Asked, *, as_json: bool, plain: bool) -> Report:
 
 def _title(asked: Asked) -> str:
     chosen = asked.experiment
-    return f"{chosen.name} · {chosen.profile.name} · run {asked.request.run_id}"
+    scale = f" ({chosen.scale})" if chosen.scale else ""
+    return f"{chosen.name}{scale} · {chosen.profile.name} · run {asked.request.run_id}"
 
 
 def job_for(asked: Asked, display: Display, before: Past | None = None) -> Job:

@@ -51,6 +51,7 @@ class RunRequest:
     imgsz: int | None = None
     profile: str | None = None
     threads: int | None = None
+    scale: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,28 @@ while nothing has been built, pushed or measured.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent import wire
 from models import data, recipes, zoo
+from models.chain import needs_training
 from models.data import DataSpec, DetectionSet, LabelledImage
 from models.data.files import IMAGE_SUFFIXES
+from models.data.training import training_spec
 from models.errors import DataError
 from models.recipes import Recipe
-from models.spec import CalibrationSpec, ModelSpec, calibration
+from models.spec import CalibrationSpec, ModelSpec, TrainingSpec, calibration
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment import CalibrationSource, DataSource, Experiment, recipe_name
+from orchestrator.experiment import (
+    GIVEN,
+    CalibrationSource,
+    DataSource,
+    Experiment,
+    TrainingSource,
+    recipe_name,
+)
 from orchestrator.score import require_shared_classes
 from orchestrator.transfer import File
 from orchestrator.workspace import Workspace
@@ -64,6 +73,7 @@ class Prepared:
     recipes: Mapping[str, Recipe]
     scored: ScoredSet | None
     calibration_images: tuple[Path, ...]
+    training: TrainingSpec | None = None
 
     def calibration_for(self, model: ModelSpec) -> CalibrationSpec | None:
         """The calibration images, prepared as this model wants them."""
@@ -80,10 +90,18 @@ def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
             shapes=entry.shapes,
             imgsz=entry.imgsz,
             base_dir=experiment.base_dir,
+            options=entry.options,
+            weights=entry.weights,
+            steps=entry.steps,
         )
         for entry in experiment.models
     }
-    chosen = {recipe_name(reference): recipes.get(reference) for reference in experiment.recipes}
+    _refuse_missing_data(experiment)
+    own = {recipe.name: recipe for recipe in experiment.own_recipes}
+    chosen = {
+        recipe_name(reference): own.get(reference) or recipes.get(reference)
+        for reference in experiment.recipes
+    }
     scored = _scored(experiment, workspace, log)
     if scored is not None:
         for model in models.values():
@@ -95,7 +113,46 @@ def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
             f"recipe '{needs[0]}' takes quantization ranges from real inputs; name a folder of "
             f"images (or .npy tensors) with --calibration or `calibration:`"
         )
-    return Prepared(experiment, models, chosen, scored, images)
+    training = _training(experiment, models.values(), chosen.values(), workspace, log)
+    return Prepared(experiment, models, chosen, scored, images, training)
+
+
+def _refuse_missing_data(experiment: Experiment) -> None:
+    sources = (experiment.data, experiment.calibration, experiment.training)
+    if any(source is not None and source.source == GIVEN for source in sources):
+        scale = f" at scale {experiment.scale}" if experiment.scale else ""
+        raise ExperimentError(
+            f"{experiment.name}{scale} works on data of yours; name the folder with --data DIR"
+        )
+
+
+def _training(
+    experiment: Experiment,
+    models: Iterable[ModelSpec],
+    chosen: Iterable[Recipe],
+    workspace: Workspace,
+    log: Log,
+) -> TrainingSpec | None:
+    """What networks learn from, where one has to; raises ExperimentError, DataError."""
+    asking = [r.name for m in models for r in chosen if needs_training(m, r)]
+    if not asking:
+        return None
+    source = experiment.training
+    if source is None:
+        raise ExperimentError(
+            f"recipe '{asking[0]}' learns from labelled images; name them in `training:`"
+        )
+    if experiment.data is not None and _is_scored(source, experiment.data):
+        raise ExperimentError(
+            f"training: split '{source.split}' of {source.source} is what accuracy is measured "
+            f"on; name another split or folder"
+        )
+    log(f"data: reading {source.source} ({source.split}) to learn from")
+    val = None
+    if source.val_split is not None:
+        val = DataSpec(source=source.source, layout=source.layout, split=source.val_split)
+    learned = DataSpec(source=source.source, layout=source.layout, split=source.split)
+    return training_spec(learned, val, source.images, workspace.data)
 
 
 def _scored(experiment: Experiment, workspace: Workspace, log: Log) -> ScoredSet | None:
@@ -151,7 +208,7 @@ def _calibration_images(experiment: Experiment, workspace: Workspace, log: Log) 
     return tuple(image.path for image in whole.subset(source.images, SUBSET_SEED).images)
 
 
-def _is_scored(source: CalibrationSource, scored: DataSource) -> bool:
+def _is_scored(source: CalibrationSource | TrainingSource, scored: DataSource) -> bool:
     return (source.source, source.split) == (scored.source, scored.split)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from models import recipes
-from orchestrator import experiment as experiments
+from orchestrator import experimentfile
 from orchestrator.errors import exit_codes
 from orchestrator.profiles import PROFILES
 
@@ -49,8 +49,8 @@ def experiment_table() -> str:
     """Every shipped experiment."""
     rows = ["| experiment | what it measures |", "|---|---|"]
     rows += [
-        f"| `{name}` | {experiments.load(name, Path.cwd()).description} |"
-        for name in experiments.names()
+        f"| `{name}` | {experimentfile.load(name, Path.cwd()).description} |"
+        for name in experimentfile.names()
     ]
     return "\n".join(rows)
 

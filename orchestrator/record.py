@@ -126,7 +126,7 @@ def artifact_record(key: tuple[str, str, str], variant: BuiltVariant) -> Artifac
     return ArtifactRecord(
         sha256=artifact.sha256,
         size_bytes=artifact.size_bytes,
-        format=artifact.format,
+        format=variant.format,
         model=model,
         variant=recipe,
         recipe=recipe,

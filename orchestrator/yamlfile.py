@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
@@ -43,14 +44,25 @@ _YAML_KINDS: Final = {"seq": "a list", "map": "a mapping", "null": "nothing"}
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def load(path: Path, kind: type[S], error: type[BenchError]) -> S:
+def load(
+    path: Path,
+    kind: type[S],
+    error: type[BenchError],
+    overlay: Callable[[yaml.Node], yaml.Node] | None = None,
+) -> S:
     """Read `path` as a `kind`; raises `error` with file, line, field, found and expected.
 
     A `ValueError` raised by `kind.__post_init__` is given the place of that mapping; its text
-    may start with `field: ` to point at one of its fields.
+    may start with `field: ` to point at one of its fields. `overlay` may change the document
+    beforehand (see yamlnodes); its ValueError is given the document's place.
     """
     reader = _Reader(path, error)
     root = reader.compose()
+    if overlay is not None:
+        try:
+            root = overlay(root)
+        except ValueError as exc:
+            reader.fail(root, (), str(exc))
     return cast(S, reader.struct(root, kind, ()))
 
 
@@ -127,6 +139,8 @@ class _Reader:
 
     def value(self, node: yaml.Node, kind: Any, field: tuple[str, ...]) -> Any:
         """`node` as a `kind`: a struct, mapping, tuple, scalar, Literal or a union of these."""
+        if kind is Any:
+            return self._anything(node, field)
         kind = self._choose(node, kind)
         origin, args = get_origin(kind), get_args(kind)
         if _is_struct(kind):
@@ -145,6 +159,14 @@ class _Reader:
                 for index, child in enumerate(node.value)
             )
         return self._leaf(node, kind, field)
+
+    def _anything(self, node: yaml.Node, field: tuple[str, ...]) -> Any:
+        """A value that others check: mappings as dicts, lists as tuples, plain scalars."""
+        if isinstance(node, yaml.MappingNode):
+            return self.value(node, dict[str, Any], field)
+        if isinstance(node, yaml.SequenceNode):
+            return self.value(node, tuple[Any, ...], field)
+        return self._leaf(node, str | int | float | bool | None, field)
 
     def _choose(self, node: yaml.Node, kind: Any) -> Any:
         """The member of a union that fits the node's shape; other kinds unchanged."""

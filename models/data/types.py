@@ -1,13 +1,18 @@
-"""What a detection data set is, whatever layout it was read from."""
+"""What a data set is, whatever layout it was read from."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
-Layout = Literal["auto", "voc", "coco", "yolo", "shapes"]
+Layout = Literal["auto", "voc", "coco", "yolo", "masks", "shapes", "blobs"]
+Task = Literal["detect", "segment"]
+
+IGNORE: Final = 255
+"""Label of pixels that do not count, on which nobody is right or wrong."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +51,61 @@ class DetectionSet:
     images: tuple[LabelledImage, ...]
 
     def subset(self, count: int, seed: int) -> DetectionSet:
-        """At most `count` images drawn by `seed`, ordered by image_id.
+        """At most `count` images drawn by `seed`, ordered by image_id; see `drawn`."""
+        return replace(self, images=drawn(self.images, count, seed))
 
-        Those with the smallest digests of seed and id: the same on every machine and Python,
-        whatever order the set was read in, and a smaller subset is part of a larger one.
-        """
 
-        def rank(image: LabelledImage) -> bytes:
-            return hashlib.sha256(f"{seed}/{image.image_id}".encode()).digest()
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image file, its size in pixels and the file of its mask; both are read later."""
 
-        drawn = sorted(self.images, key=rank)[:count]
-        return replace(self, images=tuple(sorted(drawn, key=lambda image: image.image_id)))
+    image_id: str
+    path: Path
+    width: int
+    height: int
+    mask_path: Path
+
+
+@dataclass(frozen=True)
+class SegmentationSet:
+    """Images with masks; models.data.masks.read_labels gives a mask's pixels."""
+
+    name: str
+    class_names: tuple[str, ...]
+    images: tuple[MaskedImage, ...]
+
+    def subset(self, count: int, seed: int) -> SegmentationSet:
+        """At most `count` images drawn by `seed`, ordered by image_id; see `drawn`."""
+        return replace(self, images=drawn(self.images, count, seed))
+
+
+AnySet: TypeAlias = DetectionSet | SegmentationSet
+
+
+class _Named(Protocol):
+    @property
+    def image_id(self) -> str: ...
+
+
+AnyImage = TypeVar("AnyImage", bound=_Named)
+
+
+def drawn(images: Sequence[AnyImage], count: int, seed: int) -> tuple[AnyImage, ...]:
+    """The `count` images with the smallest digests of seed and id, ordered by id.
+
+    The same on every machine and Python, whatever order the set was read in, and a smaller
+    draw is part of a larger one.
+    """
+
+    def rank(image: AnyImage) -> bytes:
+        return hashlib.sha256(f"{seed}/{image.image_id}".encode()).digest()
+
+    return tuple(sorted(sorted(images, key=rank)[:count], key=lambda image: image.image_id))
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where a data set is: a path, or `shapes` for the procedural set."""
+    """Where a data set is: a path, or `shapes` or `blobs` for the procedural ones."""
 
     source: str
     layout: Layout = "auto"

@@ -24,7 +24,7 @@ from models.spec import StepSpec
 from models.steps import RECIPE_STEPS
 from models.store import Format
 
-__all__ = ["Recipe", "Runtime", "StepSpec", "get", "names", "parse_steps"]
+__all__ = ["Recipe", "Runtime", "StepSpec", "get", "make_recipe", "names", "parse_steps"]
 
 Runtime = Literal["onnxruntime", "torch", "litert"]
 RUNS: Final[dict[Runtime, tuple[Format, ...]]] = {
@@ -96,9 +96,15 @@ def _read(path: Path) -> Recipe:
         known = get_args(Runtime)
         near = _near(str(runtime), known)
         raise RecipeError(f"{path}: runtime: no runtime {runtime!r}{near}; known: {known}")
-    parsed = parse_steps(content.get("steps"), str(path))
-    _refuse_broken_chain(parsed, cast(Runtime, runtime), path)
-    return Recipe(path.stem, parsed, description.strip(), cast(Runtime, runtime))
+    steps = content.get("steps")
+    return make_recipe(path.stem, steps, description, cast(Runtime, runtime), str(path))
+
+
+def make_recipe(name: str, steps: object, description: str, runtime: Runtime, where: str) -> Recipe:
+    """A recipe from its parts as YAML gives them; `where` is for messages. Raises RecipeError."""
+    parsed = parse_steps(steps, where)
+    _refuse_broken_chain(parsed, runtime, where)
+    return Recipe(name, parsed, description.strip(), runtime)
 
 
 def parse_steps(entries: object, where: str) -> tuple[StepSpec, ...]:
@@ -130,7 +136,7 @@ def _step(entry: object, where: str) -> StepSpec:
     return StepSpec(name, msgspec.json.decode(msgspec.json.encode(complete)))
 
 
-def _refuse_broken_chain(steps: Sequence[StepSpec], runtime: Runtime, path: Path) -> None:
+def _refuse_broken_chain(steps: Sequence[StepSpec], runtime: Runtime, where: str) -> None:
     """Each step takes what the one before it makes; a network is exported where ONNX is taken.
 
     The first step decides whether the model is taken as a network or as an ONNX file.
@@ -140,13 +146,13 @@ def _refuse_broken_chain(steps: Sequence[StepSpec], runtime: Runtime, path: Path
         step = RECIPE_STEPS[spec.name]
         if made is not None and step.accepts != made and (made, step.accepts) != ("net", "onnx"):
             raise RecipeError(
-                f"{path}: steps[{index}]: {spec.name} takes {_A[step.accepts]}, but {maker} "
+                f"{where}: steps[{index}]: {spec.name} takes {_A[step.accepts]}, but {maker} "
                 f"before it makes {_A[made]}; change the order"
             )
         made, maker = step.makes, spec.name
     if made not in (None, "net", *RUNS[runtime]):
         raise RecipeError(
-            f"{path}: runtime: {runtime} does not run {_A[made]}, which {maker} makes; it runs "
+            f"{where}: runtime: {runtime} does not run {_A[made]}, which {maker} makes; it runs "
             f"{' or '.join(RUNS[runtime])}"
         )
 

@@ -33,7 +33,12 @@ _OPTIONS: Final = (
     ),
     click.option("--model", metavar="PATH|NAME", help="An experiment of this model alone."),
     click.option("--recipes", metavar="A,B", help="With --model: its recipes.  [default: fp32]"),
-    click.option("--data", metavar="DIR", help="With --model: images labelled as VOC, COCO, YOLO."),
+    click.option(
+        "--scale", metavar="NAME", help="smoke or full, of an experiment that has several sizes."
+    ),
+    click.option(
+        "--data", metavar="DIR", help="Labelled images (VOC, COCO, YOLO, masks) to be used."
+    ),
     click.option(
         "--calibration", metavar="DIR", help="With --model: images or .npy files for INT8 ranges."
     ),
@@ -61,8 +66,10 @@ def refuse_mixture(experiment: str | None, given: Mapping[str, Any]) -> None:
     if given["model"] is not None:
         if experiment is not None:
             raise click.UsageError("EXPERIMENT and --model exclude each other.")
+        if given["scale"] is not None:
+            raise click.UsageError("--scale goes with EXPERIMENT.")
         return
-    for name in ("recipes", "data", "calibration", "shapes", "imgsz"):
+    for name in ("recipes", "calibration", "shapes", "imgsz"):
         if given[name]:
             option = "shape" if name == "shapes" else name
             raise click.UsageError(f"--{option} goes with --model.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import experiment, profiles
+from orchestrator import experiment, experimentfile, profiles
 from orchestrator.errors import ExperimentError, UnknownName
 from orchestrator.experiment import CalibrationSource, DataSource
 
@@ -14,12 +14,12 @@ SMALL = "models: [tinydet]\nrecipes: [fp32, int8_ptq]\n"
 def read(folder: Path, text: str) -> experiment.Experiment:
     path = folder / "mine.yaml"
     path.write_text(text)
-    return experiment.read(path)
+    return experimentfile.read(path)
 
 
 def test_the_demo_shows_four_variants_of_the_shipped_detector() -> None:
     """The shipped demo is the detector in four variants, scored on 64 procedural images."""
-    demo = experiment.load("demo", Path("/nowhere"))
+    demo = experimentfile.load("demo", Path("/nowhere"))
     assert [entry.reference for entry in demo.models] == ["tinydet"]
     assert demo.recipes == ("fp32", "ort_format", "int8_ptq", "int8_ptq_all")
     assert demo.baseline == "fp32"
@@ -32,9 +32,9 @@ def test_the_demo_shows_four_variants_of_the_shipped_detector() -> None:
 
 def test_every_shipped_experiment_can_be_read() -> None:
     """Each shipped experiment is valid and called after its file."""
-    assert "demo" in experiment.names()
-    for name in experiment.names():
-        assert experiment.load(name, Path("/nowhere")).name == name
+    assert "demo" in experimentfile.names()
+    for name in experimentfile.names():
+        assert experimentfile.load(name, Path("/nowhere")).name == name
 
 
 def test_a_small_experiment_gets_the_documented_defaults(tmp_path: Path) -> None:
@@ -154,17 +154,17 @@ def test_a_cap_below_the_minimum_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     """A mistyped name of an experiment gets the nearest one, a missing file its path."""
     with pytest.raises(UnknownName, match="no experiment 'dmeo'; did you mean 'demo'"):
-        experiment.load("dmeo", tmp_path)
+        experimentfile.load("dmeo", tmp_path)
     with pytest.raises(ExperimentError, match=r"absent\.yaml: cannot be read"):
-        experiment.load("absent.yaml", tmp_path)
+        experimentfile.load("absent.yaml", tmp_path)
 
 
 def test_a_path_is_read_from_the_given_folder(tmp_path: Path) -> None:
     """A text with a slash or a YAML ending is a path, from the folder that is given."""
     (tmp_path / "demo.yaml").write_text(SMALL)
-    assert experiment.load("demo.yaml", tmp_path).base_dir == tmp_path
-    assert experiment.load("./demo.yaml", tmp_path).recipes == ("fp32", "int8_ptq")
-    assert len(experiment.load("demo", tmp_path).recipes) == 4
+    assert experimentfile.load("demo.yaml", tmp_path).base_dir == tmp_path
+    assert experimentfile.load("./demo.yaml", tmp_path).recipes == ("fp32", "int8_ptq")
+    assert len(experimentfile.load("demo", tmp_path).recipes) == 4
 
 
 def test_an_experiment_of_ones_own_model(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_contradicting_ad_hoc_experiment_is_refused(tmp_path: Path) -> None:
 
 def test_a_named_profile_replaces_times_blocks_and_images() -> None:
     """`--profile smoke` turns the demo into one block of 8 samples and 4 images."""
-    demo = experiment.with_profile(experiment.load("demo", Path("/")), "smoke")
+    demo = experiment.with_profile(experimentfile.load("demo", Path("/")), "smoke")
     assert demo.profile == profiles.PROFILES["smoke"]
     assert (demo.profile.min_samples, demo.profile.accuracy_images, demo.profile.blocks) == (
         8,

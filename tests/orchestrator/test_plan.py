@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.wire import RuntimeOptions
-from orchestrator import experiment, plan, profiles
+from orchestrator import experiment, experimentfile, plan, profiles
 from orchestrator.experiment import Experiment
 from orchestrator.plan import BoardFacts, PlannedTrial, RunRequest, make_plan
 
-DEMO = experiment.load("demo", Path("/"))
+DEMO = experimentfile.load("demo", Path("/"))
 PI5 = BoardFacts("aarch64-dotprod", 4)
 PI3B = BoardFacts("aarch64", 4, 906_000_000, threads=3)
 

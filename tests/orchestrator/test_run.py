@@ -72,7 +72,7 @@ Measured = list[tuple[Asked, dict[str, Any]]]
         ("--boards here --profile fast", 12, "no profile 'fast'"),
         ("demo --model tiny.onnx --boards here", 2, "exclude each other"),
         ("demo --recipes fp32 --boards here", 2, "--recipes goes with --model"),
-        ("--data voc --boards here", 2, "--data goes with --model"),
+        ("--data voc --boards here", 11, "mine names its own data"),
         ("--shape x=1,2 --boards here", 2, "--shape goes with --model"),
         ("--imgsz 64 --boards here", 2, "--imgsz goes with --model"),
         ("--model tiny.onnx --shape x --boards here", 2, "expected NAME=1,3,224,224"),

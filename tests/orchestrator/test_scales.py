@@ -1,0 +1,109 @@
+"""Experiments of several sizes, with recipes, steps and data of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.errors import RecipeError
+from models.spec import StepSpec
+from orchestrator import experiment, experimentfile
+from orchestrator.errors import ExperimentError, UnknownName
+
+STUDY = """\
+models:
+  - {model: unet, name: base, imgsz: 64, options: {width: 0.5}}
+recipes:
+  - fp32
+  - {name: mine, description: Own, steps: [{step: int8_ptq}, {step: ort_format}]}
+data: {source: blobs}
+accuracy: {images: 16}
+scales:
+  smoke:
+    accuracy: {cap_s: 7}
+  full:
+    models: [{model: unet, name: base, imgsz: 256}]
+    data: {source: given, split: test}
+    training: {source: given}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_the_first_scale_is_the_default(study: Path) -> None:
+    """Without a scale the first one of the file is taken, merged over what all scales share."""
+    found = experimentfile.read(study)
+    assert found.scale == "smoke"
+    assert (found.accuracy_cap_s, found.profile.accuracy_images) == (7, 16)
+    assert found.models[0].options == {"width": 0.5}
+
+
+def test_a_scale_replaces_lists_and_merges_mappings(study: Path) -> None:
+    """A list of a scale stands for itself; a mapping adds to the common one."""
+    found = experimentfile.read(study, "full")
+    assert (found.models[0].imgsz, found.models[0].options) == (256, {})
+    assert found.data == experiment.DataSource("given", split="test")
+    assert found.profile.accuracy_images == 16
+
+
+def test_an_unknown_scale_is_refused_with_the_nearest(study: Path) -> None:
+    """A scale that the file lacks names those that it has."""
+    with pytest.raises(UnknownName, match="smoke"):
+        experimentfile.read(study, "smok")
+
+
+def test_recipes_may_stand_in_the_experiment(study: Path) -> None:
+    """A recipe with its steps stands beside those that are named, its defaults filled in."""
+    found = experimentfile.read(study)
+    assert found.recipes == ("fp32", "mine")
+    (mine,) = found.own_recipes
+    assert [step.name for step in mine.steps] == ["int8_ptq", "ort_format"]
+    assert mine.steps[0].params["exclude"] == ["decode"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "words"),
+    [
+        ("step: int8_ptq", "step: int8_ptk", RecipeError, "did you mean 'int8_ptq'"),
+        ("name: mine", "name: fp32", ExperimentError, "'fp32' stands twice"),
+        ("[{step: int8_ptq}, {step: ort_format}]", "[{step: ort_format}, {step: int8_ptq}]",
+         RecipeError, "change the order"),
+        ("cap_s: 7", "cap: 7", ExperimentError, "study.yaml:10: accuracy.cap"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_their_place(
+    study: Path, old: str, new: str, error: type[Exception], words: str
+) -> None:
+    """What is wrong in a recipe or a scale is refused where it stands."""
+    study.write_text(STUDY.replace(old, new))
+    with pytest.raises(error, match=words):
+        experimentfile.read(study)
+
+
+def test_given_data_is_what_the_command_line_names(study: Path, tmp_path: Path) -> None:
+    """`source: given` becomes the folder of --data, everywhere at once."""
+    found = experiment.with_data(experimentfile.read(study, "full"), "voc", tmp_path)
+    assert found.data is not None
+    assert found.training is not None
+    assert found.data.source == found.training.source == str(tmp_path / "voc")
+
+
+def test_data_is_refused_where_none_is_asked_for(study: Path, tmp_path: Path) -> None:
+    """--data has no meaning for an experiment that brings its own."""
+    with pytest.raises(ExperimentError, match="scale smoke"):
+        experiment.with_data(experimentfile.read(study), "voc", tmp_path)
+
+
+def test_steps_of_a_model_are_parsed_like_a_recipe(study: Path) -> None:
+    """Steps of a model have their defaults filled in and their mistakes named."""
+    study.write_text(STUDY.replace("options: {width: 0.5}", "steps: [{step: ort_format}]"))
+    assert experimentfile.read(study).models[0].steps == (StepSpec("ort_format", {}),)
+    study.write_text(STUDY.replace("options: {width: 0.5}", "steps: [{step: nothing}]"))
+    with pytest.raises(RecipeError, match=r"model base: steps\[0\]"):
+        experimentfile.read(study)
