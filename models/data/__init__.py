@@ -1,7 +1,34 @@
-"""Detection data sets: VOC, COCO and YOLO layouts, and a procedural set of our own."""
+"""Data sets in VOC, COCO and YOLO layouts and in folders of masks, and two procedural ones."""
 
 from models.data.files import image_files
-from models.data.loading import load
-from models.data.types import Box, DataSpec, DetectionSet, LabelledImage
+from models.data.loading import load, load_for, load_segmentation, task_of
+from models.data.masks import read_labels
+from models.data.types import (
+    IGNORE,
+    AnySet,
+    Box,
+    DataSpec,
+    DetectionSet,
+    LabelledImage,
+    MaskedImage,
+    SegmentationSet,
+    Task,
+)
 
-__all__ = ["Box", "DataSpec", "DetectionSet", "LabelledImage", "image_files", "load"]
+__all__ = [
+    "IGNORE",
+    "AnySet",
+    "Box",
+    "DataSpec",
+    "DetectionSet",
+    "LabelledImage",
+    "MaskedImage",
+    "SegmentationSet",
+    "Task",
+    "image_files",
+    "load",
+    "load_for",
+    "load_segmentation",
+    "read_labels",
+    "task_of",
+]

@@ -136,6 +136,16 @@ def stroke_coverage(
     return _edge(np.sqrt(ox * ox + oy * oy) - np.float32(half_width))
 
 
+def window(bounds: Bounds, canvas: Floats) -> tuple[tuple[slice, slice], Floats, Floats]:
+    """The part of a canvas that bounds touch: its slices, and pixel centres x and y."""
+    height, width = canvas.shape[:2]
+    x1, y1 = max(0, int(bounds[0]) - 1), max(0, int(bounds[1]) - 1)
+    x2, y2 = min(width, int(bounds[2]) + 2), min(height, int(bounds[3]) + 2)
+    xs = (np.arange(x1, x2) + 0.5).astype(np.float32)[None, :]
+    ys = (np.arange(y1, y2) + 0.5).astype(np.float32)[:, None]
+    return (slice(y1, y2), slice(x1, x2)), xs, ys
+
+
 def value_noise(rng: np.random.RandomState, height: int, width: int, cells: int) -> Floats:
     """Smooth random colour (height, width, 3) in -1..1, `cells` patches along each side."""
     grid = (rng.random_sample((cells + 1, cells + 1, 3)) * 2 - 1).astype(np.float32)

@@ -12,7 +12,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.draw import CLASS_NAMES, Bounds, Floats, Placed, stroke_coverage, value_noise
+from models.data.draw import (
+    CLASS_NAMES,
+    Bounds,
+    Floats,
+    Placed,
+    stroke_coverage,
+    value_noise,
+    window,
+)
 from models.data.types import Box
 
 VERSION: Final = 1
@@ -106,19 +114,9 @@ def _overlap(a: Bounds, b: Bounds) -> float:
     return w * h / min((ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1))
 
 
-def _window(bounds: Bounds, canvas: Floats) -> tuple[tuple[slice, slice], Floats, Floats]:
-    """The part of the canvas that a shape can touch: its slices, and pixel centres x and y."""
-    height, width = canvas.shape[:2]
-    x1, y1 = max(0, int(bounds[0]) - 1), max(0, int(bounds[1]) - 1)
-    x2, y2 = min(width, int(bounds[2]) + 2), min(height, int(bounds[3]) + 2)
-    xs = (np.arange(x1, x2) + 0.5).astype(np.float32)[None, :]
-    ys = (np.arange(y1, y2) + 0.5).astype(np.float32)[:, None]
-    return (slice(y1, y2), slice(x1, x2)), xs, ys
-
-
 def _paint_shape(rng: np.random.RandomState, canvas: Floats, shape: Placed) -> None:
     """Blend a shape with a colour gradient over the canvas."""
-    area, xs, ys = _window(shape.bounds(), canvas)
+    area, xs, ys = window(shape.bounds(), canvas)
     behind = canvas[area]
     colour = _contrasting(rng, behind)
     slope = (rng.random_sample((2, 3)) * 50 - 25).astype(np.float32)
@@ -152,7 +150,7 @@ def _strokes(rng: np.random.RandomState, canvas: Floats, *, count: int, widest: 
         reach = half_width + 1
         left, top, right, bottom = min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)
         bounds = (left - reach, top - reach, right + reach, bottom + reach)
-        area, xs, ys = _window(bounds, canvas)
+        area, xs, ys = window(bounds, canvas)
         cover = stroke_coverage((ax, ay), (bx, by), half_width, xs, ys)
         canvas[area] += (colour - canvas[area]) * cover[:, :, None]
 

@@ -5,10 +5,7 @@ PNG, so that what is decoded is exactly what was drawn.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -16,10 +13,10 @@ from xml.etree import ElementTree as ET
 
 from PIL import Image
 
+from models.data import cache
 from models.data.draw import CLASS_NAMES
 from models.data.scenes import VERSION, Scene, draw_scene
 from models.data.types import Box
-from models.errors import DataError
 
 NAME: Final = f"shapes-v{VERSION}"
 COUNTS: Final = {"train": 128, "val": 256}
@@ -30,33 +27,8 @@ _PNG_LEVEL: Final = 1
 
 
 def ensure_shapes(cache_dir: Path, counts: Mapping[str, int] = COUNTS) -> Path:
-    """The set's folder in `cache_dir`, written first if it is not there.
-
-    The folder appears whole or not at all: it is written under another name and renamed. Of
-    two processes one writes while the other waits. Raises DataError when it cannot be written.
-    """
-    final = cache_dir / NAME
-    if final.is_dir():
-        return final
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / f".{NAME}.lock"):
-            if not final.is_dir():
-                unfinished = cache_dir / f".{NAME}.tmp"
-                shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-                write_shapes(unfinished, counts)
-                unfinished.rename(final)
-    except OSError as exc:
-        raise DataError(f"cannot write the procedural set into {cache_dir}: {exc}") from exc
-    return final
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the kernel frees it when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """The set's folder in `cache_dir`, written first if it is not there; raises DataError."""
+    return cache.ensure(cache_dir, NAME, lambda root: write_shapes(root, counts))
 
 
 def write_shapes(root: Path, counts: Mapping[str, int]) -> None:
