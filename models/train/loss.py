@@ -31,6 +31,10 @@ class Truth:
     classes: Tensor  # (n, m) int64
     real: Tensor  # (n, m) bool, False where padded
 
+    def to(self, device: torch.device) -> Truth:
+        """The same on a device."""
+        return Truth(self.boxes.to(device), self.classes.to(device), self.real.to(device))
+
 
 @dataclass(frozen=True)
 class Losses:
