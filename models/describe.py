@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.wire import DetectHead, ImagePrep
-from models.tensors import Shape, TensorInfo, show_shape
+from agent.wire import MAX_CLASSES, DetectHead, Head, ImagePrep, SegmentHead
+from models.tensors import Shape, TensorInfo, fits, show_shape
 
 _BOX_VALUES = 4
 _ROW_VALUES = 6  # x1, y1, x2, y2, score, class
@@ -22,8 +22,8 @@ _OUTPUT_RANK = 3
 class Description:
     """What a model does; `reason` says why it has no head where it has none."""
 
-    task: Literal["detect"] | None
-    head: DetectHead | None
+    task: Literal["detect", "segment"] | None
+    head: Head | None
     prep: ImagePrep | None
     class_names: tuple[str, ...]
     reason: str | None = None
@@ -34,14 +34,15 @@ def describe_io(
     outputs: Mapping[str, TensorInfo],
     metadata: Mapping[str, str],
 ) -> Description:
-    """How to feed and read a model whose metadata names a detection task.
+    """How to feed and read a model whose metadata names detection or segmentation.
 
     Understands the metadata that ultralytics and this project's own exporter write: `task`,
     `names` and `imgsz`. Everything else gets a description without a task, and the reason.
     """
-    if metadata.get("task") != "detect":
+    task = metadata.get("task")
+    if task not in ("detect", "segment"):
         return _unknown(
-            f"the file's metadata says task={metadata.get('task')!r}, not 'detect': "
+            f"the file's metadata says task={task!r}, not 'detect' or 'segment': "
             "synthetic input, latency only"
         )
     names = class_names(metadata.get("names", ""))
@@ -50,13 +51,14 @@ def describe_io(
     prep = _prep(inputs, metadata)
     if prep is None:
         return _unknown(f"the input is not one float32 image {_shapes(inputs)}: latency only")
-    head = _head(outputs, len(names))
+    segments = task == "segment"
+    head = _mask_head(outputs, len(names), prep) if segments else _head(outputs, len(names))
     if head is None:
         return _unknown(
-            f"the output {_shapes(outputs)} fits no known decoder for {len(names)} classes: "
-            "latency only"
+            f"the output {_shapes(outputs)} fits no known decoder of task {task!r} for "
+            f"{len(names)} classes: latency only"
         )
-    return Description("detect", head, prep, names)
+    return Description("segment" if segments else "detect", head, prep, names)
 
 
 def class_names(text: str) -> tuple[str, ...]:
@@ -145,6 +147,19 @@ def _head(outputs: Mapping[str, TensorInfo], num_classes: int) -> DetectHead | N
     if shape[2] == _ROW_VALUES:
         return DetectHead(decoder="end_to_end", num_classes=num_classes)
     return None
+
+
+def _mask_head(
+    outputs: Mapping[str, TensorInfo], num_classes: int, prep: ImagePrep
+) -> SegmentHead | None:
+    """The decoder of (1, classes, height, width), as large as the input; dimensions may be open."""
+    if len(outputs) != 1 or num_classes > MAX_CLASSES:
+        return None
+    dtype, shape = next(iter(outputs.values()))
+    wanted = (1, num_classes, prep.height, prep.width)
+    if dtype != "float32" or shape is None or not fits(shape, wanted):
+        return None
+    return SegmentHead(num_classes=num_classes)
 
 
 def _unknown(reason: str) -> Description:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from agent.wire import DetectHead, ImagePrep
+from agent.wire import Head, ImagePrep
 from models.errors import DataError
 
 if TYPE_CHECKING:  # the package's loaders need numpy and pillow
@@ -66,8 +66,8 @@ class ModelSpec:
 
     name: str
     source: ModelSource
-    task: Literal["detect"] | None
-    head: DetectHead | None
+    task: Literal["detect", "segment"] | None
+    head: Head | None
     prep: ImagePrep | None
     class_names: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from agent.wire import DetectHead, ImagePrep
+from agent.wire import DetectHead, ImagePrep, SegmentHead
 from models.describe import class_names, describe_io, image_size
 from models.tensors import TensorInfo
 
 IMAGE = {"images": TensorInfo("float32", (1, 3, 320, 256))}
+SEGMENT = {"task": "segment", "names": "{0: 'sky', 1: 'road'}", "imgsz": "[320, 256]"}
 DETECT = {"task": "detect", "names": "{0: 'cat', 1: 'dog'}", "imgsz": "[320, 256]"}
 
 
@@ -32,6 +33,22 @@ def test_an_end_to_end_detector_is_recognised() -> None:
     assert found.head == DetectHead(decoder="end_to_end", num_classes=2)
 
 
+@pytest.mark.parametrize(
+    ("names", "shape"),
+    [
+        ("['cell']", (1, 1, 320, 256)),
+        ("{0: 'sky', 1: 'road'}", (1, 2, 320, 256)),
+        ("{0: 'sky', 1: 'road'}", ("batch", 2, "height", "width")),
+    ],
+)
+def test_a_segmenter_is_recognised(names: str, shape: tuple[int | str, ...]) -> None:
+    """Metadata, an image input and one probability a class and pixel make a full description."""
+    found = describe_io(IMAGE, output(*shape), SEGMENT | {"names": names})
+    assert (found.task, found.prep) == ("segment", ImagePrep(height=320, width=256))
+    assert found.head == SegmentHead(num_classes=len(found.class_names))
+    assert found.reason is None
+
+
 def test_dynamic_inputs_take_their_size_from_the_metadata() -> None:
     """Where height and width are dynamic, the export's imgsz is the letterbox."""
     inputs = {"images": TensorInfo("float32", ("batch", 3, "height", "width"))}
@@ -44,9 +61,14 @@ def test_dynamic_inputs_take_their_size_from_the_metadata() -> None:
     ("inputs", "outputs", "metadata", "reason"),
     [
         (IMAGE, output(1, 6, 9), {}, "task=None"),
-        (IMAGE, output(1, 6, 9), DETECT | {"task": "segment"}, "task='segment'"),
+        (IMAGE, output(1, 6, 9), DETECT | {"task": "classify"}, "task='classify'"),
+        (IMAGE, output(1, 38, 1680), SEGMENT, "no known decoder of task 'segment' for 2 classes"),
+        (IMAGE, output(1, 1, 320, 256), SEGMENT, "no known decoder"),
+        (IMAGE, output(1, 2, 80, 64), SEGMENT, "no known decoder"),
+        (IMAGE, output(1, 2, 320, 256) | {"p": TensorInfo("float32", (1,))}, SEGMENT, "decoder"),
+        (IMAGE, {"o": TensorInfo("uint8", (1, 2, 320, 256))}, SEGMENT, "no known decoder"),
         (IMAGE, output(1, 6, 9), DETECT | {"names": ""}, "class names"),
-        (IMAGE, output(1, 7, 9), DETECT, "fits no known decoder for 2 classes"),
+        (IMAGE, output(1, 7, 9), DETECT, "decoder of task 'detect' for 2 classes"),
         (IMAGE, output(1, 6), DETECT, "fits no known decoder"),
         (IMAGE, output(1, 6, 9) | {"more": TensorInfo("float32", (1,))}, DETECT, "decoder"),
         ({"x": TensorInfo("float32", (8, 3, 9, 9))}, output(8, 6, 9), DETECT, "not one float32"),
