@@ -7,15 +7,24 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from agent.wire import Head, ImagePrep
 from models.errors import DataError
 
-if TYPE_CHECKING:  # the package's loaders need numpy and pillow
-    from models.data.types import DataSpec
+Layout = Literal["auto", "voc", "coco", "yolo", "masks", "shapes", "blobs"]
+"""How a data set lies on the disk; the last two are drawn by this software."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where a data set is: a path, or `shapes` or `blobs` for the procedural ones."""
+
+    source: str
+    layout: Layout = "auto"
+    split: str = "val"
 
 
 @dataclass(frozen=True)

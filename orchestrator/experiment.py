@@ -12,11 +12,9 @@ import msgspec
 
 from agent.wire import ScenarioName
 from models.recipes import Recipe
-from models.spec import StepSpec
+from models.spec import Layout, StepSpec
 from orchestrator.errors import ExperimentError, unknown_name
 from orchestrator.profiles import PROFILES, Profile
-
-Layout = Literal["auto", "voc", "coco", "yolo", "masks", "shapes", "blobs"]
 
 PROCEDURAL: Final = ("shapes", "blobs")
 """The sources that name procedural sets rather than folders."""

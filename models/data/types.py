@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
-Layout = Literal["auto", "voc", "coco", "yolo", "masks", "shapes", "blobs"]
+from models.spec import DataSpec as DataSpec
+from models.spec import Layout as Layout
+
 Task = Literal["detect", "segment"]
 
 IGNORE: Final = 255
@@ -101,12 +103,3 @@ def drawn(images: Sequence[AnyImage], count: int, seed: int) -> tuple[AnyImage, 
         return hashlib.sha256(f"{seed}/{image.image_id}".encode()).digest()
 
     return tuple(sorted(sorted(images, key=rank)[:count], key=lambda image: image.image_id))
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """Where a data set is: a path, or `shapes` or `blobs` for the procedural ones."""
-
-    source: str
-    layout: Layout = "auto"
-    split: str = "val"
