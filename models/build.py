@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,8 +121,12 @@ def _advance(
             found = _found(key, store)
             if found is None:
                 log(where)
-                found = _run(request, link, parent, store, lambda text: log(f"{where}: {text}"))
+                resume = store.resume_folder(key)
+                found = _run(
+                    request, link, parent, store, lambda text: log(f"{where}: {text}"), resume
+                )
                 store.remember(key, found.sha256)
+                shutil.rmtree(resume, ignore_errors=True)
             return found
     except ModelsError as exc:
         raise type(exc)(f"{where}: {exc}") from exc
@@ -136,7 +141,12 @@ def _found(key: str, store: ArtifactStore) -> Artifact | None:
 
 
 def _run(
-    request: VariantRequest, link: Link, parent: Artifact | None, store: ArtifactStore, log: Log
+    request: VariantRequest,
+    link: Link,
+    parent: Artifact | None,
+    store: ArtifactStore,
+    log: Log,
+    resume: Path,
 ) -> Artifact:
     """Run one step in a scratch folder and take its file into the store."""
     from models.manifest import describe_result  # noqa: PLC0415 - imports onnx and onnxruntime
@@ -156,6 +166,7 @@ def _run(
             others={
                 name: build(teacher_request(request, name), store, log).path for name in link.others
             },
+            resume=resume,
         )
         result = link.step.run(given)
         return store.add(result.path, describe_result(request, link, parent, result, work))

@@ -7,6 +7,7 @@
     ROOT/tmp/                        work in progress; nothing in it is ever read back
     ROOT/quarantine/                 files whose bytes no longer matched their names
     ROOT/weights/                    weights that ultralytics downloaded
+    ROOT/resume/efgh..../            what an interrupted training goes on from; removed at its end
 
 Every file appears by rename after fsync, so a killed builder leaves nothing half-made.
 This module imports neither onnx nor onnxruntime.
@@ -195,6 +196,10 @@ class ArtifactStore:
                 yield Path(folder)
             finally:
                 os.close(handle)
+
+    def resume_folder(self, key: str) -> Path:
+        """Where the step with this key keeps what it goes on from; the step makes the folder."""
+        return self.root / "resume" / key
 
     def _path(self, sha256: str, kind: Format) -> Path:
         return self.root / "artifacts" / sha256[:2] / f"{sha256}.{kind}"

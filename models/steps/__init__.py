@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from models.steps.base import Step, StepInput, StepResult
 from models.steps.kinds import CREATE, EXPORT, EXPORT_NET, IMPORT, INT8_PTQ, ORT_FORMAT
+from models.steps.train_kinds import DISTILL, FINETUNE, TRAIN
 
-RECIPE_STEPS: dict[str, Step] = {step.name: step for step in (INT8_PTQ, ORT_FORMAT)}
+RECIPE_STEPS: dict[str, Step] = {
+    step.name: step for step in (TRAIN, FINETUNE, DISTILL, INT8_PTQ, ORT_FORMAT)
+}
 """What a recipe may name."""
 
 ALL_STEPS: dict[str, Step] = {

@@ -30,7 +30,8 @@ class StepInput:
     `source` is the parent's file, read only. The step writes under `work`, which is removed
     afterwards; `cache` is a folder that stays, for downloads. `choices` is what the step
     itself chose for the target. `others` are further networks that the step asked for by name,
-    such as a teacher, as files of format `net`.
+    such as a teacher, as files of format `net`. `resume` is a folder of this very step on this
+    very input, which stays when the step is interrupted and goes when it has succeeded.
     """
 
     source: Path | None
@@ -44,6 +45,7 @@ class StepInput:
     log: Log
     training: TrainingSpec | None = None
     others: Mapping[str, Path] = field(default_factory=dict)
+    resume: Path | None = None
 
 
 @dataclass(frozen=True)
