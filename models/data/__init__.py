@@ -7,13 +7,13 @@ from models.data.types import (
     IGNORE,
     AnySet,
     Box,
-    DataSpec,
     DetectionSet,
     LabelledImage,
     MaskedImage,
     SegmentationSet,
     Task,
 )
+from models.spec import DataSpec
 
 __all__ = [
     "IGNORE",

@@ -11,10 +11,11 @@ from models.data.coco import load_coco, looks_like_coco
 from models.data.files import contents
 from models.data.masks import load_masks, load_voc_masks, looks_like_masks, looks_like_voc_masks
 from models.data.shapes import COUNTS, NAME, ensure_shapes
-from models.data.types import AnySet, DataSpec, DetectionSet, SegmentationSet, Task
+from models.data.types import AnySet, DetectionSet, SegmentationSet, Task
 from models.data.voc import load_voc, looks_like_voc
 from models.data.yolo import load_yolo, looks_like_yolo
 from models.errors import DataError
+from models.spec import DataSpec
 
 _Reader = Callable[[Path, str, str], DetectionSet]
 _Test = Callable[[Path], bool]

@@ -11,9 +11,9 @@ import msgspec
 from models.data.draw import CLASS_NAMES
 from models.data.loading import SHAPES, load
 from models.data.shapes import COUNTS, NAME
-from models.data.types import DataSpec, DetectionSet
+from models.data.types import DetectionSet
 from models.errors import DataError
-from models.spec import TrainingSpec
+from models.spec import DataSpec, TrainingSpec
 
 PROCEDURAL_IMAGES: Final = 4000
 """What a procedural set gives where no number is asked for: those the shipped detector saw."""

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
-from models.spec import DataSpec as DataSpec
-from models.spec import Layout as Layout
-
 Task = Literal["detect", "segment"]
 
 IGNORE: Final = 255
