@@ -8,32 +8,40 @@ would not agree, so no figure of another one may stand beside these.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.vision import Geometry, prepare, read_image
 from agent.vision import detections as decode_detections
-from agent.vision import prepare, read_image
 from agent.wire import DetectHead, Detection, ImagePrep
-from models.data.types import DetectionSet, LabelledImage
+from models.data.types import DetectionSet, LabelledImage, MaskedImage
 from models.errors import DataError, ModelUnreadable
+from models.matches import ImageMatches, matches, without_tail
+
+_ANY_AREA: Final = [0.0, 1e10]
+_IMAGES_AT_ONCE: Final = 256
+"""Matches are taken over from hotcoco in parts: as Python objects they are large."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """Mean average precision over `images` images; None where no object of the set counts.
 
-    `per_class` holds the mAP50-95 of each class that has objects in the set.
+    `per_class` holds the mAP50-95 of each class that has objects in the set, `matches` which
+    detections were right in each image, in the order of the set, as far as that bears on the
+    figures (see models.matches).
     """
 
     map50: float | None
     map50_95: float | None
     images: int
     per_class: dict[str, float]
+    matches: dict[str, ImageMatches] = field(default_factory=dict)
 
 
 def score(dataset: DetectionSet, detections: Mapping[str, Sequence[Detection]]) -> Scores:
@@ -56,10 +64,26 @@ def score(dataset: DetectionSet, detections: Mapping[str, Sequence[Detection]]) 
         return Scores(None, None, len(dataset.images), {})
     truth = hotcoco.COCO(_truth(dataset, ids))
     found = truth.load_res(_found(dataset, ids, detections))
-    evaluation = hotcoco.COCOeval(truth, found, "bbox")
-    evaluation.evaluate()
+    evaluation = _evaluated(truth, found, list(ids.values()))
     evaluation.accumulate()
-    return _scores(dataset, evaluation.eval["precision"])  # type: ignore[index] # set by accumulate
+    right: dict[str, ImageMatches] = {}
+    for start in range(0, len(ids), _IMAGES_AT_ONCE):
+        part = dict(list(ids.items())[start : start + _IMAGES_AT_ONCE])
+        entries = _evaluated(truth, found, list(part.values())).eval_imgs
+        right |= matches((entry for entry in entries if entry is not None), part)
+    return _scores(dataset, evaluation.eval["precision"], without_tail(right))
+
+
+def _evaluated(truth: Any, found: Any, numbers: list[int]) -> Any:
+    """Matched detections of these images; of COCO's ranges of areas only the one of all."""
+    import hotcoco  # noqa: PLC0415 - only scoring needs it
+
+    evaluation = hotcoco.COCOeval(truth, found, "bbox")
+    evaluation.params.img_ids = numbers
+    evaluation.params.area_rng = [_ANY_AREA]
+    evaluation.params.area_rng_lbl = ["all"]
+    evaluation.evaluate()
+    return evaluation
 
 
 def _truth(dataset: DetectionSet, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -103,7 +127,9 @@ def _found(
     return np.array(rows, dtype=np.float64).reshape(-1, 7)
 
 
-def _scores(dataset: DetectionSet, precision: NDArray[np.float64]) -> Scores:
+def _scores(
+    dataset: DetectionSet, precision: NDArray[np.float64], right: dict[str, ImageMatches]
+) -> Scores:
     """Averages of precision (thresholds, recalls, classes, areas, limits); -1 is 'no object'."""
     curves = precision[:, :, :, 0, -1]  # all areas, 100 boxes an image
     present = [k for k in range(len(dataset.class_names)) if (curves[:, :, k] >= 0).all()]
@@ -113,6 +139,7 @@ def _scores(dataset: DetectionSet, precision: NDArray[np.float64]) -> Scores:
         map50_95=float(curves[:, :, present].mean()),
         images=len(dataset.images),
         per_class=by_class,
+        matches=right,
     )
 
 
@@ -127,6 +154,19 @@ def detect_on_host(
 
     Raises ModelUnreadable when the file does not load or run, ImageError for a bad image.
     """
+    return {
+        image_id: decode_detections(outputs, head, geometry)
+        for image_id, outputs, geometry in outputs_on_host(artifact_path, images, prep, threads)
+    }
+
+
+def outputs_on_host(
+    artifact_path: Path,
+    images: Sequence[LabelledImage | MaskedImage],
+    prep: ImagePrep,
+    threads: int,
+) -> Iterator[tuple[str, list[Any], Geometry]]:
+    """Image id, raw outputs and geometry of each image in turn; raises as detect_on_host does."""
     import onnxruntime  # noqa: PLC0415 - takes 0.2 s, and only this function needs it
 
     options = onnxruntime.SessionOptions()
@@ -140,12 +180,10 @@ def detect_on_host(
     except Exception as exc:  # its errors share no base class of their own
         raise ModelUnreadable(f"{artifact_path} does not load: {exc}") from exc
     input_name = session.get_inputs()[0].name
-    found = {}
     for image in images:
         tensor, geometry = prepare(read_image(image.path), prep)
         try:
             outputs = session.run(None, {input_name: tensor})
         except Exception as exc:
             raise ModelUnreadable(f"{artifact_path} does not run on {image.path}: {exc}") from exc
-        found[image.image_id] = decode_detections(outputs, head, geometry)
-    return found
+        yield image.image_id, outputs, geometry
