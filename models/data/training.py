@@ -8,16 +8,22 @@ from typing import Final
 
 import msgspec
 
+from models.data import blobs, shapes
 from models.data.draw import CLASS_NAMES
-from models.data.loading import SHAPES, load
-from models.data.shapes import COUNTS, NAME
-from models.data.types import DetectionSet
+from models.data.loading import BLOBS, SHAPES, load_for, task_of
+from models.data.masks import looks_like_voc_masks
+from models.data.types import AnySet, MaskedImage, Task
 from models.errors import DataError
 from models.spec import DataSpec, TrainingSpec
 
 PROCEDURAL_IMAGES: Final = 4000
 """What a procedural set gives where no number is asked for: those the shipped detector saw."""
 _SUBSET_SEED: Final = 0
+_PROCEDURAL: Final = {
+    SHAPES: (shapes.NAME, shapes.COUNTS, CLASS_NAMES),
+    BLOBS: (blobs.NAME, blobs.COUNTS, blobs.BLOB_CLASSES),
+}
+"""Source -> the set's name, its splits, its classes."""
 
 
 def training_spec(
@@ -25,8 +31,8 @@ def training_spec(
 ) -> TrainingSpec:
     """The images to learn from, and those to show progress on, with their digest.
 
-    Of a folder: ids, file sizes and labels of the images that are used; of a procedural set:
-    its name, version and number of images. Raises DataError.
+    Of a folder: ids, file sizes and labels of the images that are used (of masks their sizes);
+    of a procedural set: its name, version and number of images. Raises DataError.
     """
     if images is not None and images < 1:
         raise DataError(f"training: {images} images; give a positive number, or none for all")
@@ -39,29 +45,44 @@ def training_spec(
 
 def is_procedural(spec: DataSpec) -> bool:
     """True for sets that are drawn in memory, as many images as one asks for."""
-    return spec.source == SHAPES and spec.layout in ("auto", SHAPES)
+    return spec.source in _PROCEDURAL and spec.layout in ("auto", spec.source)
 
 
-def class_names(spec: DataSpec, cache: Path) -> tuple[str, ...]:
-    """The classes of a set; raises DataError."""
-    return CLASS_NAMES if is_procedural(spec) else load(spec, cache).class_names
+def class_names(spec: DataSpec, cache: Path, task: Task | None = None) -> tuple[str, ...]:
+    """The classes of a set, for a task where it has labels for both; raises DataError."""
+    if is_procedural(spec) and task in (None, task_of(spec)):
+        return _PROCEDURAL[spec.source][2]
+    return load_for(task, spec, cache).class_names
 
 
-def chosen(spec: DataSpec, images: int | None, cache: Path) -> DetectionSet:
+def chosen(spec: DataSpec, images: int | None, cache: Path, task: Task | None = None) -> AnySet:
     """A folder's images, at most so many, the same ones on every machine; raises DataError."""
-    found = load(spec, cache)
+    found = load_for(task, spec, cache)
     return found if images is None else found.subset(images, _SUBSET_SEED)
 
 
 def _identity(spec: DataSpec, images: int | None, cache: Path) -> list[object]:
     if is_procedural(spec):
-        if spec.split not in COUNTS:
-            raise DataError(
-                f"the procedural set has the splits {', '.join(COUNTS)}, not {spec.split!r}"
-            )
-        return [f"{NAME}/{spec.split}", images or PROCEDURAL_IMAGES]
-    found = chosen(spec, images, cache)
-    rows = [(image.image_id, _size_bytes(image.path), image.boxes) for image in found.images]
+        name, splits, _ = _PROCEDURAL[spec.source]
+        if spec.split not in splits:
+            raise DataError(f"{name} has the splits {', '.join(splits)}, not {spec.split!r}")
+        return [f"{name}/{spec.split}", images or PROCEDURAL_IMAGES]
+    parts = _rows(chosen(spec, images, cache))
+    root = Path(spec.source).expanduser()
+    if spec.layout in ("auto", "voc") and root.is_dir() and looks_like_voc_masks(root):
+        parts += _rows(chosen(spec, images, cache, "segment"))
+    return parts
+
+
+def _rows(found: AnySet) -> list[object]:
+    rows = [
+        [
+            image.image_id,
+            _size_bytes(image.path),
+            _size_bytes(image.mask_path) if isinstance(image, MaskedImage) else image.boxes,
+        ]
+        for image in found.images
+    ]
     return [found.class_names, rows]
 
 

@@ -18,8 +18,9 @@ class Settings(Params, frozen=True):
 
     `lr` is the highest learning rate. `schedule`: `cosine` falls to a hundredth of it, `step`
     multiplies it by `gamma` every `step_epochs` epochs (0.8 and 10 in the VOC study). The rate
-    rises over the first `warmup_steps` steps, a tenth of all at most. `ema` averages the weights
-    with that memory (0 for none); the averaged ones are what is scored and kept.
+    rises over the first `warmup_steps` steps, a tenth of all at most. `schedule_epochs` lays
+    `cosine` out for another number of epochs than are trained. `ema` averages the weights with
+    that memory (0 for none); the averaged ones are what is scored and kept.
 
     `images` limits the training images and `val_images` those that are scored after each epoch
     (0 scores nothing). `amp` computes in bfloat16 where the device is faster with it. `aux`
@@ -34,6 +35,7 @@ class Settings(Params, frozen=True):
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     gamma: Rate = 0.8
     step_epochs: Positive = 10
+    schedule_epochs: Positive | None = None
     warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 300
     weight_decay: Share = 0.02
     ema: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.998

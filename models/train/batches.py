@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,30 +46,47 @@ def load_example(split: str, index: int, prep: ImagePrep) -> Example:
 
 def augment(example: Example, rng: np.random.Generator, pad_value: int) -> Example:
     """One of eight mirrorings, a small shift, other colours."""
-    pixels, boxes = example.pixels, example.boxes
-    side = pixels.shape[0]
-    if rng.integers(2):
-        pixels, boxes = pixels.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
-    if rng.integers(2):
-        pixels, boxes = pixels[:, ::-1], _mirrored(boxes, side, 0)
-    if rng.integers(2):
-        pixels, boxes = pixels[::-1], _mirrored(boxes, side, 1)
-    dx, dy = (int(d) for d in rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, size=2))
+    boxes = example.boxes
+    side = example.pixels.shape[0]
+    flips = [bool(rng.integers(2)) for _ in range(3)]
+    pixels = mirrored(example.pixels, flips)
+    if flips[0]:
+        boxes = boxes[:, [1, 0, 3, 2]]
+    if flips[1]:
+        boxes = _mirrored_boxes(boxes, side, 0)
+    if flips[2]:
+        boxes = _mirrored_boxes(boxes, side, 1)
+    dx, dy = shift(rng)
     boxes = np.clip(boxes + np.array([dx, dy, dx, dy], dtype=np.float32), 0, side)
     keep = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=side) >= _MIN_SIDE
-    recoloured = _recolour(pixels, rng)
-    return Example(_shifted(recoloured, dx, dy, pad_value), boxes[keep], example.classes[keep])
+    pixels = shifted(recoloured(pixels, rng), dx, dy, pad_value)
+    return Example(pixels, boxes[keep], example.classes[keep])
 
 
-def _mirrored(boxes: NDArray[np.float32], side: int, axis: int) -> NDArray[np.float32]:
+def mirrored(pixels: NDArray[np.uint8], flips: list[bool]) -> NDArray[np.uint8]:
+    """A square image (s, s, ...) with x and y exchanged, mirrored along x, along y."""
+    if flips[0]:
+        pixels = pixels.swapaxes(0, 1)
+    if flips[1]:
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if flips[2] else pixels
+
+
+def _mirrored_boxes(boxes: NDArray[np.float32], side: int, axis: int) -> NDArray[np.float32]:
     """Boxes of an image mirrored along x (axis 0) or y (axis 1)."""
     out = boxes.copy()
     out[:, axis], out[:, axis + 2] = side - boxes[:, axis + 2], side - boxes[:, axis]
     return out
 
 
-def _shifted(pixels: NDArray[np.uint8], dx: int, dy: int, fill: int) -> NDArray[np.uint8]:
-    """The image moved by (dx, dy); what comes in is padding."""
+def shift(rng: np.random.Generator) -> tuple[int, int]:
+    """By how many pixels to move an image, right and down."""
+    dx, dy = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, size=2)
+    return int(dx), int(dy)
+
+
+def shifted(pixels: NDArray[np.uint8], dx: int, dy: int, fill: int) -> NDArray[np.uint8]:
+    """The image moved by (dx, dy); what comes in is `fill`."""
     out = np.full_like(pixels, fill)
     h, w = pixels.shape[:2]
     out[max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)] = pixels[
@@ -79,12 +95,12 @@ def _shifted(pixels: NDArray[np.uint8], dx: int, dy: int, fill: int) -> NDArray[
     return out
 
 
-def _recolour(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def recoloured(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Channels in another order, contrast and brightness changed."""
     gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-20, 20)
     table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.uint8)
-    recoloured: NDArray[np.uint8] = table[pixels[:, :, rng.permutation(3)]]
-    return recoloured
+    changed: NDArray[np.uint8] = table[pixels[:, :, rng.permutation(3)]]
+    return changed
 
 
 def collate(examples: list[Example]) -> tuple[Tensor, Truth]:
@@ -100,13 +116,3 @@ def collate(examples: list[Example]) -> tuple[Tensor, Truth]:
         real[i, :k] = True
     pixels = torch.from_numpy(np.stack([e.pixels for e in examples]))  # (n, s, s, 3)
     return pixels.permute(0, 3, 1, 2).float() / 255, Truth(boxes, classes, real)
-
-
-def batches(
-    examples: list[Example], size: int, rng: np.random.Generator, pad_value: int
-) -> Iterator[tuple[Tensor, Truth]]:
-    """One epoch in random order, augmented; the last incomplete batch is left out."""
-    order = rng.permutation(len(examples))
-    for start in range(0, len(order) - size + 1, size):
-        chosen = order[start : start + size]
-        yield collate([augment(examples[i], rng, pad_value) for i in chosen])

@@ -15,11 +15,12 @@ from agent.vision import Geometry, detections, prepare, read_image
 from agent.wire import DetectHead, ImagePrep
 from models.data import DetectionSet, LabelledImage, load
 from models.data.training import PROCEDURAL_IMAGES, chosen, is_procedural
+from models.errors import DataError
 from models.evaluate import score
 from models.spec import TrainingSpec
 from models.steps.settings import Settings
 from models.train.batches import Example, augment, collate, load_example
-from models.train.examples import Examples, batches
+from models.train.examples import Examples, batches, limit_of
 from models.train.loss import Truth
 
 _SCORED_AT_ONCE: Final = 32
@@ -80,14 +81,15 @@ class DetectionData:
 
 def _examples(training: TrainingSpec, settings: Settings, prep: ImagePrep) -> Examples[Example]:
     size_bytes = 3 * prep.height * prep.width
-    limits = [n for n in (training.images, settings.images) if n is not None]
-    images = min(limits) if limits else None
+    images = limit_of(training, settings)
     if is_procedural(training.data):
         split = training.data.split
         count = images or PROCEDURAL_IMAGES
         return Examples(lambda i: load_example(split, i, prep), count, size_bytes)
-    found = chosen(training.data, images, training.cache).images
-    return Examples(lambda i: read_example(found[i], prep), len(found), size_bytes)
+    found = chosen(training.data, images, training.cache, "detect")
+    if not isinstance(found, DetectionSet):
+        raise DataError(f"{found.name}: has masks and no boxes; a detector needs boxes")
+    return Examples(lambda i: read_example(found.images[i], prep), len(found.images), size_bytes)
 
 
 def read_example(image: LabelledImage, prep: ImagePrep) -> Example:

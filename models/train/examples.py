@@ -10,6 +10,9 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
+from models.spec import TrainingSpec
+from models.steps.settings import Settings
+
 MAX_CACHE_BYTES: Final = 2 << 30
 """Sets that are larger are read again in every epoch."""
 _MAX_THREADS: Final = 8
@@ -44,6 +47,12 @@ class Examples(Generic[E]):
         if index not in self._kept:
             self._kept[index] = self._read(index)  # two threads may both: they read the same
         return self._kept[index]
+
+
+def limit_of(training: TrainingSpec, settings: Settings) -> int | None:
+    """How many images are used at most, None for all."""
+    limits = [n for n in (training.images, settings.images) if n is not None]
+    return min(limits) if limits else None
 
 
 def batches(

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.data.training import class_names
 from models.errors import BuildFailed
 from models.nets.net import Net
-from models.nets.registry import FAMILIES
+from models.nets.registry import FAMILIES, Task
 from models.spec import TrainingSpec
 from models.steps.settings import Settings
 from models.store import CurvePoint
@@ -25,6 +25,7 @@ from models.train import auxiliary, loop, soft
 from models.train.detecting import DetectionData
 from models.train.objectives import objective_of
 from models.train.optimizing import device_of
+from models.train.segmenting import SegmentationData
 
 Log = Callable[[str], None]
 
@@ -57,12 +58,13 @@ def fit(
     goes on after the last finished epoch and ends with the same weights. Raises BuildFailed
     where the network does not fit the data or diverges, DataError and ImageError for bad data.
     """
-    names = class_names(training.data, training.cache)
+    task = FAMILIES[net.arch.family].task
+    names = class_names(training.data, training.cache, task)
     refuse_other_classes(net, names)
     if teacher is not None:
         _refuse_misfit(net, teacher.net)
     if training.val is not None and settings.val_images:
-        _refuse_other_val(training, names)
+        _refuse_other_val(training, names, task)
     if net.arch.family == "ultralytics":
         raise BuildFailed("ultralytics' networks are trained elsewhere")
     curves = _fit_ours(net, training, settings, log, teacher, resume)
@@ -81,11 +83,11 @@ def refuse_other_classes(net: Net, names: tuple[str, ...]) -> None:
         )
 
 
-def _refuse_other_val(training: TrainingSpec, names: tuple[str, ...]) -> None:
+def _refuse_other_val(training: TrainingSpec, names: tuple[str, ...], task: Task) -> None:
     """Scores of classes that stand for something else would mean nothing."""
     if training.val is None:
         return
-    scored = class_names(training.val, training.cache)
+    scored = class_names(training.val, training.cache, task)
     if scored != names:
         raise BuildFailed(
             f"the validation data {training.val.source} has the classes {scored}, "
@@ -147,7 +149,8 @@ def _fit_ours(
 
 def data_of(net: Net, training: TrainingSpec, settings: Settings) -> loop.Data:
     """The data of a network's task, prepared for its input."""
-    return DetectionData(training, settings, net.arch.imgsz_px)
+    kind = DetectionData if FAMILIES[net.arch.family].task == "detect" else SegmentationData
+    return kind(training, settings, net.arch.imgsz_px)
 
 
 class _Learning:

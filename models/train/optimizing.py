@@ -35,7 +35,7 @@ def optimizer_of(modules: list[nn.Module], settings: Settings) -> torch.optim.Op
 
 def lr_share(settings: Settings, step: int, steps_per_epoch: int) -> float:
     """The share of `settings.lr` at a step, counted from 0 over all epochs."""
-    steps = settings.epochs * steps_per_epoch
+    steps = (settings.schedule_epochs or settings.epochs) * steps_per_epoch
     warmup = min(settings.warmup_steps, steps // 10 + 1)
     if step < warmup:
         return (step + 1) / warmup
@@ -43,7 +43,7 @@ def lr_share(settings: Settings, step: int, steps_per_epoch: int) -> float:
         return settings.gamma ** (step // steps_per_epoch // settings.step_epochs)
     if settings.schedule == "constant":
         return 1.0
-    progress = (step - warmup) / max(1, steps - warmup)
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return _LAST_LR_SHARE + (1 - _LAST_LR_SHARE) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -13,102 +13,45 @@ those of the exported file, run by ONNX Runtime and scored by the code that scor
 from __future__ import annotations
 
 import argparse
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from agent.wire import ImagePrep
+from models.data import DataSpec
 from models.data.draw import CLASS_NAMES
+from models.data.training import training_spec
+from models.nets.arch import Arch
+from models.nets.net import build_net
 from models.nets.tinydet import IMGSZ, TinyDet, count_parameters
-from models.train.batches import batches, load_example
+from models.steps.settings import Settings
 from models.train.card import write_card
 from models.train.export import Training, export_onnx
-from models.train.loss import Losses, Truth, detection_loss
+from models.train.fit import fit
 
 NAME: Final = "tinydet"
-_BATCH: Final = 16
-_TOP_LR: Final = 2e-3
-_LAST_LR_SHARE: Final = 0.01
-_WARMUP_STEPS: Final = 300
-_WEIGHT_DECAY: Final = 0.02
-_AVERAGE_DECAY: Final = 0.998
-_MAX_GRADIENT: Final = 10.0
 
 Log = Callable[[str], None]
 
 
-def train(settings: Training, log: Log) -> TinyDet:
+def train(settings: Training, log: Log, cache: Path = Path()) -> TinyDet:
     """Train from random weights; returns the moving average of the weights, ready to export."""
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    prep = ImagePrep(height=IMGSZ, width=IMGSZ)
-    log(f"drawing {settings.train_images} training images")
-    examples = [load_example("train", i, prep) for i in range(settings.train_images)]
-
-    net = TinyDet(len(CLASS_NAMES)).to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(_AVERAGE_DECAY)
+    options = {"num_classes": len(CLASS_NAMES)}
+    arch = Arch(family=NAME, options=options, imgsz_px=IMGSZ, class_names=CLASS_NAMES)
+    net = build_net(arch, settings.seed)
+    log(f"{count_parameters(net.module)} parameters")
+    drawn = training_spec(DataSpec("shapes", split="train"), None, settings.train_images, cache)
+    wanted = Settings(
+        epochs=settings.epochs,
+        schedule_epochs=settings.schedule_epochs,
+        seed=settings.seed,
+        amp="on" if settings.bfloat16 else "off",
+        device="cpu",
     )
-    optimizer = torch.optim.AdamW(_groups(net), lr=_TOP_LR, fused=True)
-    steps = settings.schedule_epochs * (len(examples) // _BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_share(step, steps))
-    of = f"{settings.epochs} of {settings.schedule_epochs}"
-    log(f"{count_parameters(net)} parameters, {of} epochs")
-    for epoch in range(settings.epochs):
-        started = time.monotonic()
-        parts = []
-        for images, truth in batches(examples, _BATCH, rng, prep.pad_value):
-            losses = _step(net, optimizer, images, truth, bfloat16=settings.bfloat16)
-            schedule.step()
-            average.update_parameters(net)
-            parts.append((losses.box.item(), losses.cls.item()))
-        box, cls = np.mean(parts, axis=0)
-        log(
-            f"epoch {epoch + 1}/{settings.epochs}  box {box:.4f}  class {cls:.4f}"
-            f"  {time.monotonic() - started:.0f} s"
-        )
-    trained: TinyDet = average.module.eval()
+    fit(net, drawn, wanted, log)
+    trained: TinyDet = net.module
     return trained
-
-
-def _step(
-    net: TinyDet, optimizer: torch.optim.Optimizer, images: Tensor, truth: Truth, *, bfloat16: bool
-) -> Losses:
-    """Forward, backward and one update of the weights."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-        levels = net.levels(images.to(memory_format=torch.channels_last))
-    distances, logits = net.decode.join([(box.float(), cls.float()) for box, cls in levels])
-    losses = detection_loss(distances, logits, net.decode.centres, net.decode.strides, truth)
-    optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
-    nn.utils.clip_grad_norm_(net.parameters(), _MAX_GRADIENT)
-    optimizer.step()
-    return losses
-
-
-def _groups(net: nn.Module) -> list[dict[str, object]]:
-    """Parameter groups: only the kernels of convolutions are decayed."""
-    kernels = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]
-    return [
-        {"params": kernels, "weight_decay": _WEIGHT_DECAY},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-def _lr_share(step: int, steps: int) -> float:
-    """Share of the top learning rate: linear warm-up, then half a cosine."""
-    warmup = min(_WARMUP_STEPS, steps // 10 + 1)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return _LAST_LR_SHARE + (1 - _LAST_LR_SHARE) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _arguments() -> argparse.Namespace:

@@ -163,7 +163,7 @@ def test_training_is_repeatable_and_lowers_the_loss() -> None:
     first, second = train(TRAINING, said.append), train(TRAINING, lambda _: None)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
-    losses = [float(line.split("class")[1].split()[0]) for line in said if "epoch " in line]
+    losses = [float(line.split("loss")[1].split()[0]) for line in said if "epoch " in line]
     assert len(losses) == 8
     assert losses[-1] < losses[0]
 
