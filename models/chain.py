@@ -164,7 +164,7 @@ def _first(request: VariantRequest, asked: tuple[StepSpec, ...]) -> StepSpec:
         return _default("import")
     if source.kind == "net":
         return _default("create")
-    wants_net = request.as_net or request.recipe.runtime != "onnxruntime"
+    wants_net = request.as_net or request.recipe.runtime != "onnxruntime" or bool(source.options)
     wants_net |= any(ALL_STEPS[spec.name].accepts == "net" for spec in asked)
     params = ALL_STEPS["take_ultralytics" if wants_net else "export"].params()
     if source.imgsz_px is not None:

@@ -43,7 +43,7 @@ class ModelSource:
     `sha256` is the digest of its file (with external data: of all its files), None where the
     file is still to be downloaded, or where a network starts from random weights. `imgsz_px` is
     the square size of an export, if one is made. `options` are those of a network of ours, as
-    `models.nets.registry` completes them.
+    `models.nets.registry` completes them, or what is changed in an ultralytics yaml.
     """
 
     kind: Literal["onnx", "ultralytics", "net"]
@@ -58,10 +58,11 @@ class ModelSource:
         """What stands for the source in the keys of everything built from it."""
         if self.kind == "onnx" and self.sha256 is not None:
             return self.sha256
+        options = msgspec.json.encode(self.options, order="deterministic").decode()
         if self.kind == "net":
-            options = msgspec.json.encode(self.options, order="deterministic").decode()
             return f"net:{self.reference}:{self.imgsz_px}:{options}:{self.sha256 or 'random'}"
-        return f"{self.kind}:{self.reference}:{self.sha256 or 'downloaded'}"
+        changed = f":{options}" if self.options else ""
+        return f"{self.kind}:{self.reference}:{self.sha256 or 'downloaded'}{changed}"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 from agent.wire import ImagePrep
 from models import describe
 from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable, ShapeNeeded
+from models.nets import ultra_yaml
 from models.nets.registry import FAMILIES
 from models.spec import ModelSource, ModelSpec, StepSpec, file_digest
 from models.store import Artifact
@@ -48,11 +49,12 @@ _OTHER_TASKS = tuple(
 )
 _KNOWN = frozenset((*_DETECTORS, *_OTHER_TASKS))
 _YAMLS = frozenset(name.removesuffix("u") for name in _KNOWN)
+_OURS = tuple(family.name for family in FAMILIES.values() if not family.described)
 
 
 def names() -> tuple[str, ...]:
     """Every name that `resolve` knows, the shipped ones first, then the networks of ours."""
-    ours = (name for name in FAMILIES if name not in SHIPPED)
+    ours = (name for name in _OURS if name not in SHIPPED)
     return (*SHIPPED, *ours, *_DETECTORS, *_OTHER_TASKS)
 
 
@@ -70,23 +72,26 @@ def resolve(
 
     Relative paths are looked up in `base_dir`, then in the working directory. `shapes` fixes
     dynamic inputs by name; `imgsz` is the square input size in pixels of an export or of a
-    dynamic image input. `options` and `weights` (a file) are for networks of ours; `steps` come
-    before those of any recipe. Raises ModelNotFound with the nearest match, ModelUnreadable,
-    ShapeNeeded with the option to type, ExtraMissing with the command to run.
+    dynamic image input. `options` are for networks of ours and ultralytics .yaml files (see
+    models/nets/ultra_yaml.py), `weights` (a file) for ours alone; `steps` come before those of
+    any recipe. Raises ModelNotFound with the nearest match, ModelUnreadable, ShapeNeeded with the
+    option to type, ExtraMissing with the command to run.
     """
     given = dict(shapes or {})
-    if reference in FAMILIES and (reference not in SHIPPED or options or weights or steps):
+    if reference in _OURS and (reference not in SHIPPED or options or weights or steps):
         found = None if weights is None else _find(weights, base_dir)
         if weights is not None and found is None:
             raise ModelNotFound(f"model {reference}: weights: {_missing(weights, base_dir)}")
         spec = _from_family(reference, dict(options or {}), imgsz, found)
+    elif weights or (options and not reference.lower().endswith((".yaml", ".yml"))):
+        raise ModelNotFound(
+            f"model {reference}: `options` are for the networks {', '.join(_OURS)} and "
+            "ultralytics .yaml files, `weights` for those networks"
+        )
     else:
-        if options or weights:
-            raise ModelNotFound(
-                f"model {reference}: `options` and `weights` are for the networks "
-                f"{', '.join(FAMILIES)}"
-            )
         spec = _from_file(reference, given, imgsz, base_dir)
+        if options:
+            spec = _with_options(spec, dict(options))
     trains = any(step.name in _TRAINING for step in steps)
     note = spec.note if not trains or spec.trained else None
     return dataclasses.replace(spec, steps=tuple(steps), trained=spec.trained or trains, note=note)
@@ -127,6 +132,12 @@ def _from_family(
         trained=weights is not None,
         note=None if weights else "untrained: random weights, so accuracy is not given",
     )
+
+
+def _with_options(spec: ModelSpec, options: dict[str, Any]) -> ModelSpec:
+    """An ultralytics yaml with changes; raises ModelNotFound naming a bad one."""
+    ultra_yaml.refuse_bad(options)
+    return dataclasses.replace(spec, source=dataclasses.replace(spec.source, options=options))
 
 
 def _from_file(

@@ -18,6 +18,8 @@ class Family:
 
     `module` has `build(arch) -> nn.Module` and `sections(arch) -> dict[str, tuple[str, ...]]`,
     the beginnings of module names by section. `options` are those it knows, with their defaults.
+    Nobody names a `described` family: its networks come from a description of someone else's.
+    A module may have `for_inference(module)`, which simplifies a network before its export.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Family:
     task: Task
     imgsz_px: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    described: bool = False
 
 
 _DARKNET: Final = {
@@ -44,6 +47,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         Family("yolov3-tiny", "models.nets.darknet", "detect", 416, _DARKNET),
         Family("unet", "models.nets.unet", "segment", 256, _UNET),
         Family("unet-dilated", "models.nets.unet", "segment", 256, _UNET),
+        Family("ultralytics", "models.nets.ultra", "detect", 640, described=True),
     )
 }
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from models.steps.base import Step, StepInput, StepResult
-from models.steps.kinds import CREATE, EXPORT, EXPORT_NET, IMPORT, INT8_PTQ, ORT_FORMAT
+from models.steps.kinds import (
+    CREATE,
+    EXPORT,
+    EXPORT_NET,
+    IMPORT,
+    INT8_PTQ,
+    ORT_FORMAT,
+    TAKE_ULTRALYTICS,
+)
 from models.steps.train_kinds import DISTILL, FINETUNE, TRAIN
 
 RECIPE_STEPS: dict[str, Step] = {
@@ -12,7 +20,7 @@ RECIPE_STEPS: dict[str, Step] = {
 """What a recipe may name."""
 
 ALL_STEPS: dict[str, Step] = {
-    step.name: step for step in (IMPORT, EXPORT, CREATE, EXPORT_NET)
+    step.name: step for step in (IMPORT, EXPORT, CREATE, TAKE_ULTRALYTICS, EXPORT_NET)
 } | RECIPE_STEPS
 """Those too that begin a chain or convert between formats by themselves (models/chain.py)."""
 

@@ -22,16 +22,28 @@ _REPORTED_LINES = 15
 def run(given: StepInput) -> StepResult:
     """Run ultralytics in a child process: it changes threads, settings and the working folder."""
     target = given.work / "model.onnx"
-    given.cache.mkdir(parents=True, exist_ok=True)
-    request = {
-        "source": str(given.model.source.path or given.model.source.reference),
-        "weights": str(given.cache),
+    given.log(f"exporting with ultralytics at {given.params.imgsz_px} px")
+    asked = {
         "target": str(target),
         "imgsz_px": given.params.imgsz_px,
-        "parent_pid": os.getpid(),
         "opset": given.params.opset,
     }
-    given.log(f"exporting with ultralytics at {given.params.imgsz_px} px")
+    in_child(given, "models.steps.export_child", asked)
+    _normalise(target)
+    return StepResult(target)
+
+
+def in_child(given: StepInput, program: str, asked: dict[str, Any]) -> None:
+    """Run one of our programs on the model's source; raises what the child reports, in our words.
+
+    What the child prints goes to the log.
+    """
+    given.cache.mkdir(parents=True, exist_ok=True)
+    request = asked | {
+        "source": str(given.model.source.path or given.model.source.reference),
+        "weights": str(given.cache),
+        "parent_pid": os.getpid(),
+    }
     root = str(Path(__file__).parents[2])
     env = os.environ | {
         # Nothing is ever installed, and a .pt file is data, not a program.
@@ -40,7 +52,7 @@ def run(given: StepInput) -> StepResult:
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "models.steps.export_child", json.dumps(request)],
+        [sys.executable, "-m", program, json.dumps(request)],
         cwd=given.work,
         env=env,
         capture_output=True,
@@ -54,12 +66,10 @@ def run(given: StepInput) -> StepResult:
     result = given.work / "result.json"
     if done.returncode != 0 or not result.is_file():
         raise BuildFailed(
-            f"the export ended with code {done.returncode}: "
+            f"{program.rpartition('.')[2]} ended with code {done.returncode}: "
             + " | ".join([line for line in lines if line][-_REPORTED_LINES:])
         )
     raise_failure(json.loads(result.read_text()), given.model.source, given.cache)
-    _normalise(target)
-    return StepResult(target)
 
 
 def raise_failure(result: dict[str, Any], source: ModelSource, cache: Path) -> None:

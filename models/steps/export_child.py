@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,37 @@ from models.orphan import end_with_parent
 _SEED = 0
 
 
-class _Stage(Exception):
+class Stage(Exception):
     """A stage failed: its name, and the reason."""
 
 
 def main(argument: str) -> None:
     """Export as the JSON request says."""
+    answer(argument, _export)
+
+
+def answer(argument: str, work: Callable[[dict[str, Any]], None]) -> None:
+    """Do the work that the JSON argument asks for, and write how it went into `result.json`."""
     request = json.loads(argument)
     end_with_parent(request["parent_pid"])
     result: dict[str, str] = {}
     try:
-        _export(request)
-    except _Stage as exc:
+        work(request)
+    except Stage as exc:
         stage, reason = exc.args
         result = {"failed": stage, "error": reason}
     Path("result.json").write_text(json.dumps(result))
 
 
-def _export(request: dict[str, Any]) -> None:
+def open_model(request: dict[str, Any]) -> Any:
+    """The `ultralytics.YOLO` of the request's `source`; raises Stage."""
     os.environ["YOLO_AUTOINSTALL"] = "false"
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
     try:
         import torch  # noqa: PLC0415 - its absence is reported, not raised
         from ultralytics import YOLO  # noqa: PLC0415 - as above, and after the settings
     except ImportError as exc:
-        raise _Stage("import", str(exc)) from exc
+        raise Stage("import", str(exc)) from exc
     source = request["source"]
     if source.endswith(".pt"):
         source = _private(_weights(source, Path(request["weights"])))
@@ -51,15 +58,19 @@ def _export(request: dict[str, Any]) -> None:
         source = _private(Path(source))
     torch.manual_seed(_SEED)  # an untrained network is the same one each time
     try:
-        model = YOLO(source)
+        return YOLO(source)
     except Exception as exc:
-        raise _Stage("load", f"{type(exc).__name__}: {first_line(exc)}") from exc
+        raise Stage("load", f"{type(exc).__name__}: {first_line(exc)}") from exc
+
+
+def _export(request: dict[str, Any]) -> None:
+    model = open_model(request)
     try:
         exported = model.export(
             format="onnx", imgsz=request["imgsz_px"], opset=request["opset"], simplify=True
         )
     except Exception as exc:
-        raise _Stage("export", f"{type(exc).__name__}: {first_line(exc)}") from exc
+        raise Stage("export", f"{type(exc).__name__}: {first_line(exc)}") from exc
     shutil.move(exported, request["target"])
 
 
@@ -74,9 +85,9 @@ def _weights(source: str, folder: Path) -> Path:
     try:
         found = kept if kept.is_file() else Path(attempt_download_asset(folder / source))
     except Exception as exc:
-        raise _Stage("weights", f"{type(exc).__name__}: {first_line(exc)}") from exc
+        raise Stage("weights", f"{type(exc).__name__}: {first_line(exc)}") from exc
     if not found.is_file():
-        raise _Stage("weights", "the download gave no file")
+        raise Stage("weights", "the download gave no file")
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnxslim
 import torch
+from torch import nn
 
 from models.nets.arch import metadata_of
 from models.nets.net import Net, load_net
@@ -32,13 +33,16 @@ def run(given: StepInput) -> StepResult:
 def export_onnx(net: Net, path: Path, opset: int) -> None:
     """Write the network: `images` (1, 3, s, s) in 0..1 -> `output`, metadata as ours."""
     family = FAMILIES[net.arch.family]
+    code = importlib.import_module(family.module)
     size = net.arch.imgsz_px
+    module = getattr(code, "for_inference", nn.Module.eval)(net.module)
     with warnings.catch_warnings():
         # The older exporter is deprecated, but only it names nodes by module: /decode/...
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
         torch.onnx.export(
-            net.module.eval(),
+            module,
             (torch.zeros(1, 3, size, size),),
             str(path),
             input_names=["images"],
@@ -47,7 +51,7 @@ def export_onnx(net: Net, path: Path, opset: int) -> None:
             dynamo=False,
         )
     model = onnxslim.slim(onnx.load(str(path)))
-    sections = importlib.import_module(family.module).sections(net.arch)
+    sections = code.sections(net.arch)
     entries = metadata_of(net.arch, family.task) | {"sections": json.dumps(node_patterns(sections))}
     onnx.helper.set_model_props(model, entries)
     onnx.checker.check_model(model, full_check=True)
@@ -55,8 +59,12 @@ def export_onnx(net: Net, path: Path, opset: int) -> None:
 
 
 def node_patterns(sections: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """Beginnings of module names as patterns of ONNX node names, by section."""
+    """Beginnings of module names as patterns of ONNX node names, by section.
+
+    The exporter names a member of a list by the list's name, a dot and its index: the nodes of
+    `heads` are `/heads.0/...`.
+    """
     return {
-        section: [f"/{prefix.replace('.', '/')}/*" for prefix in prefixes]
+        section: [f"/{prefix}{end}" for prefix in prefixes for end in ("/*", ".*")]
         for section, prefixes in sections.items()
     }

@@ -32,6 +32,12 @@ class ExportParams(Params, frozen=True):
     opset: int = OPSET
 
 
+class TakeUltralyticsParams(Params, frozen=True):
+    """`imgsz_px` is the height and width of the network's input."""
+
+    imgsz_px: int = 640
+
+
 class OrtFormatParams(Params, frozen=True):
     """No parameters: the target decides."""
 
@@ -114,6 +120,16 @@ CREATE = Step(
     needs_calibration=False,
     choices=no_choices,
     module="models.steps.create",
+)
+TAKE_ULTRALYTICS = Step(
+    name="take_ultralytics",
+    params=TakeUltralyticsParams,
+    accepts=None,
+    makes="net",
+    tools=("torch", "ultralytics", "safetensors"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.take_ultralytics",
 )
 EXPORT_NET = Step(
     name="export_net",
