@@ -43,10 +43,15 @@ class DetectionData:
         self._prep = ImagePrep(height=imgsz_px, width=imgsz_px)
         self._settings = settings
         self._examples = _examples(training, settings, self._prep)
-        self._scored = _scored(training, settings, self._prep)
+        self._val = _scored(training, settings, self._prep)
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @property
+    def scored(self) -> bool:
+        """Whether there are validation images."""
+        return self._val is not None
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Truth]]:
         """Images (n, 3, s, s) in 0..1 and their objects."""
@@ -61,7 +66,7 @@ class DetectionData:
 
     def score(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """mAP50 and mAP50-95 of a module in eval mode; empty without validation images."""
-        scored = self._scored
+        scored = self._val
         if scored is None:
             return {}
         head = DetectHead("yolo_v8", len(scored.dataset.class_names))

@@ -32,6 +32,10 @@ _MAX_GRADIENT: Final = 10.0
 class Data(Protocol):
     """What is learned from, and what is scored."""
 
+    @property
+    def scored(self) -> bool:
+        """Whether there is anything to score on."""
+
     def __len__(self) -> int:
         """Training images."""
 
@@ -148,6 +152,8 @@ def _epoch(job: Job, state: _State, device: torch.device) -> dict[str, float]:
 
 def _score(job: Job, state: _State, device: torch.device) -> dict[str, float]:
     """Metrics of the weights that would be kept."""
+    if not job.data.scored:
+        return {}
     job.module.eval()
     if state.average is None:
         return dict(job.data.score(job.module, device))

@@ -43,10 +43,15 @@ class SegmentationData:
         self._prep = ImagePrep(height=imgsz_px, width=imgsz_px)
         self._settings = settings
         self._examples = _examples(training, settings, self._prep)
-        self._scored = _scored(training, settings, self._prep)
+        self._val = _scored(training, settings, self._prep)
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @property
+    def scored(self) -> bool:
+        """Whether there are validation images."""
+        return bool(self._val)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (n, 3, s, s) in 0..1 and labels (n, s, s)."""
@@ -61,11 +66,11 @@ class SegmentationData:
 
     def score(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """Dice and IoU of a module in eval mode over all pixels; empty without images."""
-        if not self._scored:
+        if not self._val:
             return {}
         counts = np.zeros(3)
-        for at in range(0, len(self._scored), _SCORED_AT_ONCE):
-            images, labels = collate(self._scored[at : at + _SCORED_AT_ONCE])
+        for at in range(0, len(self._val), _SCORED_AT_ONCE):
+            images, labels = collate(self._val[at : at + _SCORED_AT_ONCE])
             with torch.inference_mode():
                 found = module(images.to(device)).float().cpu() >= _THRESHOLD
             counts += overlaps(found.numpy(), labels.numpy())

@@ -1,10 +1,11 @@
 """What the original YOLOv3 is trained against, on its raw maps.
 
 After Redmon and Farhadi, 'YOLOv3: An Incremental Improvement' (arXiv 1804.02767): an object
-belongs to the one anchor whose shape fits it best, in the cell that holds its centre; anchors
-that overlap an object by more than half without being its best are not punished for their
-objectness; classes are independent. Boxes are learned by GIoU (Rezatofighi et al., 2019)
-instead of squared differences, which converges in fewer epochs.
+belongs to anchors whose shape fits it, in the cell that holds its centre; anchors that overlap
+an object by more than half without being its own are not punished for their objectness; classes
+are independent. Two later changes make it converge in far fewer epochs: an object gets every
+anchor that fits well, not the best alone (YOLOv4, arXiv 2004.10934, section 3.4), and boxes are
+learned by GIoU (arXiv 1902.09630) instead of squared differences.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from models.nets.darknet_decode import BOX_NUMBERS, Decode
 from models.train.loss import Truth, overlap
 
 _IGNORED_OVERLAP: Final = 0.5
+_SHARED_FIT: Final = 0.35
+"""IoU of shapes from which an anchor that is not the best belongs to an object too."""
 _BOX_WEIGHT: Final = 5.0
 _MAX_LOG_SIZE: Final = 8.0
 """exp() of a larger number, times an anchor, is beyond any image."""
@@ -52,32 +55,37 @@ def yolov3_loss(decode: Decode, maps: list[Tensor], truth: Truth) -> Tensor:
 
 
 def owners(decode: Decode, truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
-    """Which anchor each object belongs to: image, anchor and object numbers, (k,) each.
+    """Which anchors each object belongs to: image, anchor and object numbers, (k,) each.
 
-    Of two objects with the same anchor and cell the later one keeps it.
+    Of two objects with the same anchor and cell the one whose shape fits better keeps it.
     """
     image, number = truth.real.nonzero(as_tuple=True)
     boxes = truth.boxes[image, number]
-    size = boxes[:, 2:] - boxes[:, :2]  # (k, 2)
-    shapes = decode.anchors.reshape(-1, 2)  # (scales * per cell, 2)
-    shared = torch.minimum(size[:, None], shapes[None]).prod(dim=2)
-    fit = shared / (size.prod(dim=1)[:, None] + shapes.prod(dim=1)[None] - shared)
-    best = fit.argmax(dim=1)
-    per_cell = decode.anchors.shape[1]
-    scale, within = best // per_cell, best % per_cell
+    fit = shape_fit(boxes[:, 2:] - boxes[:, :2], decode.anchors.reshape(-1, 2))
+    wanted = (fit >= _SHARED_FIT) | (fit == fit.amax(dim=1, keepdim=True))
+    which, shape = wanted.nonzero(as_tuple=True)
+    best_last = fit[which, shape].argsort(stable=True)
+    which, shape = which[best_last], shape[best_last]
 
+    per_cell = decode.anchors.shape[1]
+    scale, within = shape // per_cell, shape % per_cell
     sides = torch.tensor(decode.sides, device=boxes.device)
     cells = per_cell * sides.square()
     starts = cells.cumsum(0) - cells
-    stride = decode.cells[0, 0, starts]  # (scales,)
-    side = sides[scale]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / stride[scale][:, None]
-    x, y = (centre.long().clamp(min=0).minimum((side - 1)[:, None])).unbind(dim=1)
+    stride, side = decode.cells[0, 0, starts][scale], sides[scale]
+    centre = (boxes[:, :2] + boxes[:, 2:])[which] / 2 / stride[:, None]
+    x, y = centre.long().clamp(min=0).minimum((side - 1)[:, None]).unbind(dim=1)
     anchor = starts[scale] + within * side.square() + y * side + x
-    total = int(cells.sum())
-    last: dict[int, int] = {int(place): at for at, place in enumerate(image * total + anchor)}
+    places = (image[which] * int(cells.sum()) + anchor).tolist()
+    last = {place: at for at, place in enumerate(places)}
     kept = torch.tensor(list(last.values()), dtype=torch.int64, device=boxes.device)
-    return image[kept], anchor[kept], number[kept]
+    return image[which][kept], anchor[kept], number[which][kept]
+
+
+def shape_fit(sizes: Tensor, shapes: Tensor) -> Tensor:
+    """IoU of widths and heights (k, 2) with (m, 2) as if their centres were one: (k, m)."""
+    shared = torch.minimum(sizes[:, None], shapes[None]).prod(dim=2)
+    return shared / (sizes.prod(dim=1)[:, None] + shapes.prod(dim=1)[None] - shared)
 
 
 def _boxes(decode: Decode, joined: Tensor) -> Tensor:
