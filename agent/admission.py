@@ -17,9 +17,10 @@ MODEL_COPIES: Final = 2
 WORKER_BYTES: Final = 150 << 20
 """Interpreter, runtime and activations of a small model; larger ones are the kernel's to judge."""
 
-JOURNAL_BYTES: Final = 2 * 16 * MAX_SAMPLES + (16 << 20)
-"""Room for the largest journal: samples of 16 bytes, twice while they are cut to size; the rest
-(readings, detections) is a few MB."""
+JOURNAL_BYTES: Final = 3 * 16 * MAX_SAMPLES + (16 << 20)
+"""Room for the largest journal: samples of 16 bytes, as the worker writes them, as the log that
+survives a power cut, and once more while they are cut to size; the rest (readings, detections) is
+a few MB."""
 
 JOURNALS_BYTES: Final = 2 << 30
 """All journals that no host has acknowledged: nothing measured is deleted, so no more is begun."""

@@ -5,6 +5,7 @@
       started.json       when it started, what telemetry there is, the worker's process
       events.jsonl       the worker's own words, as they came
       samples.bin        written by the worker through a memory map (agent.wire.samples)
+      samples.log        a copy that survives a power cut, until samples.bin is closed
       readings.jsonl     one Reading a line
       detections.jsonl   written by the worker, one ImageDetections a line; or
       masks.jsonl        one ImageMask a line
@@ -12,7 +13,8 @@
       ballast            room kept free so that the end can be written on a full disk
       outcome.json       written last and in one step: a trial with it is final
 
-Nothing is forced to the disk while samples are taken; everything is before outcome.json is.
+While samples are taken, agent.keeper forces what is new to the disk about once a second, beside the
+timed process; before outcome.json is written everything is there.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import hashlib
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +59,11 @@ PART_FILES: Final[dict[PartName, str]] = {
     "detections": "detections.jsonl",
     "masks": "masks.jsonl",
 }
+EVENTS: Final = "events.jsonl"
+GROWING_FILES: Final = (EVENTS, "readings.jsonl", "detections.jsonl", "masks.jsonl")
+"""What agent.keeper forces to the disk as it grows; events first: samples are placed by them."""
+
+_EVALUATED: Final[tuple[PartName, ...]] = ("detections", "masks")
 _BALLAST_BYTES: Final = 1 << 18
 _TRIAL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 _FORGOTTEN: Final = ".forgotten-"
@@ -134,7 +141,7 @@ class Journal:
 
     def report(self) -> Report:
         """What the worker said before it, or the agent, was gone."""
-        return replay(_lines(self.directory / "events.jsonl"))
+        return replay(_lines(self.directory / EVENTS))
 
     def recorded(self, spec: TrialSpec) -> Recorded:
         """How many samples there are, also while they are being written."""
@@ -162,10 +169,36 @@ class Journal:
         problem = self._close_parts(spec)
         if problem is not None and end.state != "interrupted":
             end = Verdict("failed", end.failure or problem, end.ended_monotonic_ns)
+        told, report = report, self._kept(report)
+        lost = self._lost(spec, told, report) if end.state == "finished" else None
+        if lost is not None:
+            end = Verdict("interrupted", lost, end.ended_monotonic_ns)
         outcome = self._outcome(spec, started, report, end)
         with contextlib.suppress(OSError):
             replace_file(self.directory / "outcome.json", encode(outcome).encode())
         return outcome
+
+    def _kept(self, report: Report) -> Report:
+        """The report without images whose results did not reach the disk."""
+        told = report.evaluation
+        if told is None:
+            return report
+        lines = sum(len(_lines(self.directory / PART_FILES[name])) for name in _EVALUATED)
+        if lines >= told.images_done:
+            return report
+        return replace(report, evaluation=EvaluationOutcome(lines, told.images_total, capped=True))
+
+    def _lost(self, spec: TrialSpec, told: Report, kept: Report) -> Failure | None:
+        """Why a worker that ended well has not measured everything after all, or None."""
+        calls = sum(self.recorded(spec).counts)
+        if calls >= told.calls and kept == told:
+            return None
+        images = "" if kept.evaluation is None else f", {kept.evaluation.images_done} images"
+        return Failure(
+            FailureKind.INTERRUPTED,
+            f"the power went before all of it was on the disk: {calls} of {told.calls} timed calls "
+            f"are{images}; measure it again",
+        )
 
     def _close_parts(self, spec: TrialSpec) -> Failure | None:
         try:
@@ -173,8 +206,8 @@ class Journal:
             self._keep_good_lines(PART_FILES["detections"], ImageDetections)
             self._keep_good_lines(PART_FILES["masks"], ImageMask)
             samples = self.directory / PART_FILES["samples"]
-            if samples.exists():
-                samplefile.close(samples, spec.scenario)
+            if samples.exists() or samples.with_name(samplefile.LOG_NAME).exists():
+                samplefile.close(samples, spec.scenario, spec.deadline_ns)
         except WireError as exc:
             samples.rename(samples.with_name("samples.damaged"))
             return Failure(kind=FailureKind.INTERNAL, message=f"the journal is damaged: {exc}")

@@ -36,6 +36,8 @@ class Report:
     evaluation: EvaluationOutcome | None = None
     complete: bool = False
     short: bool = False
+    calls: int = 0
+    """Timed calls that a complete trial made."""
     peak_rss_bytes: int | None = None
     failure: Failure | None = None
 
@@ -58,7 +60,11 @@ class Report:
                 return replace(self, evaluation=outcome)
             case Ended():
                 return replace(
-                    self, complete=True, short=event.short, peak_rss_bytes=event.peak_rss_bytes
+                    self,
+                    complete=True,
+                    short=event.short,
+                    calls=event.calls,
+                    peak_rss_bytes=event.peak_rss_bytes,
                 )
             case Failed():
                 return replace(self, failure=event.failure)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias
 
-from agent.journal import PART_FILES, Journal, Started, Verdict
+from agent.journal import EVENTS, GROWING_FILES, PART_FILES, Journal, Started, Verdict
+from agent.keeper import KEEP_PERIOD_S, Keeper
 from agent.processes import end_group, oom_kills, started_ticks
 from agent.report import Report, crash
 from agent.sampler import Sampler, Telemetry
@@ -47,6 +48,7 @@ class Surroundings:
     """Command line of a worker for a trial's directory."""
     clock: Callable[[], int] = time.monotonic_ns
     sample_period_s: float = 1.0
+    keep_period_s: float = KEEP_PERIOD_S
     vmstat: Path = Path("/proc/vmstat")
 
 
@@ -76,6 +78,7 @@ class RunningTrial:
         self._words: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         readings = journal.directory / PART_FILES["readings"]
         self._sampler = Sampler(readings, around.telemetry, self._pid, around.sample_period_s)
+        self._keeper = Keeper(journal.directory, GROWING_FILES, around.keep_period_s)
         self._thread = threading.Thread(target=self._run, name=f"trial-{spec.trial_id[:8]}")
 
     @property
@@ -143,11 +146,13 @@ class RunningTrial:
         try:
             self._note_worker(process.pid)
             self._sampler.start()
+            self._keeper.start()
             self._listen(process)
         finally:
             end_group(process)
             ended_ns = self._around.clock()
             self._sampler.stop()
+            self._keeper.stop()
         kills = oom_kills(self._around.vmstat) - kills_before
         return self._verdict(process.returncode, kills, ended_ns)
 
@@ -165,7 +170,7 @@ class RunningTrial:
             raise RuntimeError("the worker has no standard output")
         threading.Thread(target=_read_lines, args=(stdout, self._words), daemon=True).start()
         deadline_ns = self.started.monotonic_ns + self.spec.deadline_ns
-        with (self.journal.directory / "events.jsonl").open("ab", buffering=0) as events:
+        with (self.journal.directory / EVENTS).open("ab", buffering=0) as events:
             while self._cut is None:
                 left_s = (deadline_ns - self._around.clock()) / _NS_PER_S
                 if left_s <= 0:

@@ -37,6 +37,7 @@ class SampleWriter:
     """A mapped samples file with its two columns as memoryviews of u64.
 
     What is written is in the kernel's hands at once: it outlives the process, however that ends.
+    (agent.keeper copies it to where it outlives a power cut, too.)
     """
 
     def __init__(self, path: Path, capacity: int) -> None:

@@ -54,7 +54,7 @@ def run_phase(
     `latency_ns` and `gap_ns` are memoryviews of u64 ("Q") and equal length. Call i writes its
     time to `latency_ns[i]` and the time from the end of the previous call to its start to
     `gap_ns[i]`. `previous_end_ns` is the end of the call before this phase; None for the first
-    call of all, whose gap is 0. A latency is at least 1: 0 marks a place as not recorded.
+    call of all, whose gap is 0. All else is at least 1: 0 marks a place as not recorded.
     """
     began = clock()
     end = began if previous_end_ns is None else previous_end_ns
@@ -68,7 +68,7 @@ def run_phase(
         call()
         now = clock()
         latency_ns[index] = now - start or 1
-        gap_ns[index] = start - end
+        gap_ns[index] = start - end or 1
         end = now
         if end >= earliest and (index >= enough or end >= latest):
             break

@@ -18,6 +18,7 @@ import re
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -81,13 +82,13 @@ def run(trial_dir: Path, artifacts: Path, emit: Emit, clock: Clock = clock_ns) -
     if spec.evaluation is not None:
         feeds.image_input(model.inputs, spec.evaluation.prep)  # refused before, not after, timing
     timed = feeds.timed_feeds(model.inputs, spec.inputs, artifacts)
-    short = measure(model, timed, spec.scenario, trial_dir / "samples.bin", emit, clock)
+    measured = measure(model, timed, spec.scenario, trial_dir / "samples.bin", emit, clock)
     peak = peak_rss_bytes()
     if spec.evaluation is not None:
         emit(PhaseStarted("evaluate", clock()))
         path = trial_dir / f"{part_of(spec.evaluation)}.jsonl"
         evaluate(model, spec.evaluation, artifacts, path, emit, clock)
-    emit(Ended(short, peak))
+    emit(Ended(measured.short, measured.calls, peak))
 
 
 def check_spec(spec: TrialSpec) -> None:
@@ -154,6 +155,15 @@ def _load(spec: TrialSpec, artifacts: Path, emit: Emit, clock: Clock) -> LoadedM
     return model
 
 
+@dataclass(frozen=True)
+class Measured:
+    """How the timed part ended."""
+
+    short: bool
+    calls: int
+    """All that were timed, the cold one and the warm-up included."""
+
+
 def measure(
     model: LoadedModel,
     timed: list[Feed],
@@ -161,8 +171,8 @@ def measure(
     path: Path,
     emit: Emit,
     clock: Clock = clock_ns,
-) -> bool:
-    """Cold inference, warm-up and samples into the file `path`; True when it ended short.
+) -> Measured:
+    """Cold inference, warm-up and samples into the file `path`.
 
     Raises Refused (model_run, out_of_memory) and OSError; what was recorded stays in the file.
     """
@@ -184,7 +194,7 @@ def measure(
         emit(PhaseStarted("sample", clock()))
         short = timer.run(file.latency_ns, file.gap_ns, sample)
         file.set_counts(1, warm, timer.next_index - warm - 1)
-    return short
+    return Measured(short, timer.next_index)
 
 
 class _Timer:

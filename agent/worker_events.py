@@ -55,11 +55,13 @@ class Evaluated(_Event, frozen=True, tag="evaluated"):
 class Ended(_Event, frozen=True, tag="ended"):
     """The trial is complete.
 
-    `short`: the cap ended sampling before both minimums held. `peak_rss_bytes`: up to the last
-    sample; decoding images to score is not in it. None where /proc does not say.
+    `short`: the cap ended sampling before both minimums held. `calls`: how many were timed, so
+    that fewer on the disk after a power cut are noticed. `peak_rss_bytes`: up to the last sample;
+    decoding images to score is not in it. None where /proc does not say.
     """
 
     short: bool
+    calls: int
     peak_rss_bytes: int | None
 
 

@@ -16,7 +16,7 @@ def test_events_add_up():
         Loaded(5, "1.2", {"x": "y"}, "images"),
         PhaseStarted("evaluate", 2),
         Evaluated(3, 4, capped=True),
-        Ended(short=True, peak_rss_bytes=9),
+        Ended(short=True, calls=8, peak_rss_bytes=9),
     ]
     report = replay(map(event_line, events))
     assert report.phase == "evaluate"
@@ -24,6 +24,14 @@ def test_events_add_up():
     assert dict(report.settings) == {"x": "y"}
     assert report.evaluation == EvaluationOutcome(3, 4, capped=True)
     assert (report.complete, report.short, report.peak_rss_bytes) == (True, True, 9)
+    assert report.calls == 8
+
+
+def test_the_first_call_is_at_the_start_of_the_cold_phase():
+    """Only the phase of the first call says when it was, and without one it is not known."""
+    events = [PhaseStarted("load", 1), PhaseStarted("cold", 7), PhaseStarted("sample", 9)]
+    assert replay(map(event_line, events)).first_call_ns == 7
+    assert replay(map(event_line, events[:1])).first_call_ns is None
 
 
 def test_torn_lines_are_skipped():

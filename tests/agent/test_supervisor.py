@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from dataclasses import replace
 
 import msgspec
@@ -27,8 +28,11 @@ from agent.journal import Journal, Started
 from agent.lease import Lease
 from agent.processes import oom_kills, started_ticks
 from agent.runner import Surroundings
+from agent.samplefile import LOG_NAME
+from agent.samplelog import SampleLog
 from agent.supervisor import Supervisor
 from agent.wire import (
+    EvaluationOutcome,
     FailureKind,
     LeaseRequest,
     Reading,
@@ -148,7 +152,9 @@ def test_poll_while_it_runs(bench):
 def test_images_done(bench):
     """A poll counts the images that have been evaluated, and the outcome keeps the count."""
     more = """
-phase("evaluate"); emit("evaluated", images_done=1, images_total=2, capped=False)
+phase("evaluate")
+open(f"{trial}/detections.jsonl", "w").write('{"image_id":"i0","detections":[]}\\n')
+emit("evaluated", images_done=1, images_total=2, capped=False)
 time.sleep(60)
 """
     trial_id = bench.start(SAMPLING + more)
@@ -483,6 +489,10 @@ def test_agent_is_stopped(bench):
     assert bench.samples().counts == (1, 2, 3)
 
 
+def words(*values):
+    return array("Q", values).tobytes()
+
+
 def cut_journal(bench, body):
     """What a killed agent leaves: everything but the outcome."""
     bench.outcome(body)
@@ -527,6 +537,55 @@ def test_recovery_of_torn_files(bench):
     bench.restart().recover()
     assert bench.supervisor.outcome("trial-1").state == "interrupted"
     assert bench.samples().counts == (1, 2, 3)
+
+
+def test_recovery_after_a_power_cut(bench):
+    """Samples that had been forced to the disk are kept, whatever became of the samples file."""
+    journal = cut_journal(bench, SAMPLING + "sys.exit(1)\n")
+    log = SampleLog(journal.directory / LOG_NAME)
+    log.append((1, 2, 0), words(900, 50, 40, 10), words(1, 1, 1, 1))
+    log.close()
+    (journal.directory / "samples.bin").write_bytes(bytes(40 + 16 * 100))
+    bench.restart().recover()
+    outcome = bench.supervisor.outcome("trial-1")
+    assert (outcome.state, outcome.parts["samples"].size_bytes) == ("interrupted", 40 + 4 * 16)
+    assert bench.samples().counts == (1, 2, 1)
+    assert outcome.first_call_monotonic_ns is not None
+    assert bench.samples().latency_ns.tolist() == [900, 50, 40, 10]
+
+
+def test_recovery_of_a_complete_trial_that_is_not_whole(bench):
+    """A trial whose worker had ended well is interrupted where the power took its last samples."""
+    journal = cut_journal(bench, GOOD_TRIAL)
+    path = journal.directory / "samples.bin"
+    path.write_bytes(path.read_bytes()[: 40 + 5 * 8] + bytes(3 * 8 + 8 * 8))
+    bench.restart().recover()
+    outcome = bench.supervisor.outcome("trial-1")
+    assert outcome.state == "interrupted"
+    assert outcome.failure is not None
+    assert "0 of 8 timed calls" not in outcome.failure.message
+    assert "of 8 timed calls" in outcome.failure.message
+
+
+def test_recovery_of_lost_detections(bench):
+    """Images whose results the power took are not counted, and the trial is not complete."""
+    images = """
+phase("load"); loaded(); phase("cold"); phase("warmup"); phase("sample")
+samples((1, 2, 5), [900, 50, 40, 10, 11, 12, 13, 14])
+phase("evaluate")
+lines = ['{"image_id":"i0","detections":[]}\\n', '{"image_id":"i1","detections":[]}\\n']
+open(f"{trial}/detections.jsonl", "w").write("".join(lines))
+emit("evaluated", images_done=2, images_total=2, capped=False)
+ended(8)
+"""
+    journal = cut_journal(bench, images)
+    path = journal.directory / "detections.jsonl"
+    path.write_bytes(path.read_bytes()[:-5] + bytes(5))
+    bench.restart().recover()
+    outcome = bench.supervisor.outcome("trial-1")
+    assert outcome.state == "interrupted"
+    assert outcome.evaluation == EvaluationOutcome(1, 2, capped=True)
+    assert bench.samples().counts == (1, 2, 5)
 
 
 def test_recovery_without_a_specification(bench):

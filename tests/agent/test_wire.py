@@ -319,8 +319,8 @@ EVENTS = [
         {"event": "evaluated", "images_done": 1, "images_total": 2, "capped": False},
     ),
     (
-        worker_events.Ended(short=False, peak_rss_bytes=None),
-        {"event": "ended", "short": False, "peak_rss_bytes": None},
+        worker_events.Ended(short=False, calls=9, peak_rss_bytes=None),
+        {"event": "ended", "short": False, "calls": 9, "peak_rss_bytes": None},
     ),
     (worker_events.Failed(failure=FAILURE), {"event": "failed", "failure": FAILURE_JSON}),
 ]

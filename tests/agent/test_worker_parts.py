@@ -67,9 +67,9 @@ def test_phases_follow_each_other_without_a_hole(tmp_path):
     path = tmp_path / "samples.bin"
     wanted = scenario(min_samples=3)
     events = []
-    short = worker.measure(model, [{}], wanted, path, events.append, model.clock)
+    measured = worker.measure(model, [{}], wanted, path, events.append, model.clock)
     samples = decode_samples(path.read_bytes())
-    assert not short
+    assert measured == worker.Measured(short=False, calls=6)
     assert samples.counts == (1, 2, 3)
     assert samples.latency_ns.tolist() == [501, 11, 21, 31, 41, 51]
     assert samples.gap_ns.tolist()[:1] == [0]
@@ -96,7 +96,7 @@ def test_a_long_warm_up_leaves_room_for_the_samples(tmp_path, monkeypatch):
     model = FakeModel([10] * 50)
     wanted = scenario(warmup_min_duration_ns=SECOND_NS, min_samples=5)
     path = tmp_path / "samples.bin"
-    assert not worker.measure(model, [{}], wanted, path, lambda event: None, model.clock)
+    assert not worker.measure(model, [{}], wanted, path, lambda event: None, model.clock).short
     assert decode_samples(path.read_bytes()).counts == (1, 14, 5)
 
 

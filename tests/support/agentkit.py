@@ -38,8 +38,8 @@ def phase(name):
     emit("phase_started", phase=name, monotonic_ns=time.monotonic_ns())
 def loaded():
     emit("loaded", load_ns=5, runtime_version="9.9", settings={"a": "b"}, inputs_kind="synthetic")
-def ended():
-    emit("ended", short=False, peak_rss_bytes=7)
+def ended(calls=0):
+    emit("ended", short=False, calls=calls, peak_rss_bytes=7)
 def samples(counts, latencies, capacity=100):
     with open(f"{trial}/samples.bin", "wb") as f:
         f.write(struct.pack("<8sQQQQ", b"OBSAMPL1", capacity, *counts))
@@ -51,7 +51,7 @@ def samples(counts, latencies, capacity=100):
 GOOD_TRIAL = """
 phase("load"); loaded(); phase("cold"); phase("warmup"); phase("sample")
 samples((1, 2, 5), [900, 50, 40, 10, 11, 12, 13, 14])
-ended()
+ended(8)
 """
 
 
