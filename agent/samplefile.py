@@ -200,4 +200,3 @@ def _first_zero(column: memoryview, low: int, high: int) -> int:
         else:
             high = middle
     return low
-
