@@ -14,7 +14,7 @@ from models.onnxfile import OnnxInfo, describe
 from models.spec import file_digest
 from models.steps import StepResult
 from models.steps.base import FileInfo
-from models.steps.graph import fused, optimized_nodes, unfused_qdq
+from models.steps.graph import INTEGER_OPS, fused, optimized_nodes, unfused_qdq
 from models.steps.isa import family, host_isa
 from models.store import Artifact, Manifest, StepRecord
 from models.tensors import TensorInfo
@@ -126,7 +126,7 @@ def _fused(
         return fused(nodes), unfused_qdq(nodes), None
     if link.step.makes != "onnx":
         return None, None, f"not counted: {link.step.makes} is not ONNX"
-    if not nodes.get("QuantizeLinear"):
+    if not any(nodes.get(op) for op in ("QuantizeLinear", *INTEGER_OPS)):
         return {}, 0, None
     host = family(host_isa())
     if family(isa) != host:

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from models.steps.base import Step, StepInput, StepResult
+from models.steps.compress_kinds import NET_STEPS
 from models.steps.kinds import (
     CREATE,
+    DYNAMIC,
     EXPORT,
     EXPORT_NET,
+    FP16,
     IMPORT,
     INT8_PTQ,
     ORT_FORMAT,
+    SPARSIFY,
     TAKE_ULTRALYTICS,
 )
 from models.steps.train_kinds import DISTILL, FINETUNE, TRAIN
 
 RECIPE_STEPS: dict[str, Step] = {
-    step.name: step for step in (TRAIN, FINETUNE, DISTILL, INT8_PTQ, ORT_FORMAT)
+    step.name: step
+    for step in (
+        TRAIN,
+        FINETUNE,
+        DISTILL,
+        *NET_STEPS,
+        INT8_PTQ,
+        DYNAMIC,
+        FP16,
+        SPARSIFY,
+        ORT_FORMAT,
+    )
 }
 """What a recipe may name."""
 

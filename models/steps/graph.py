@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from models.onnxfile import all_nodes
-from models.steps.kinds import DECODE
 
-_LEARNED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LEARNED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER_OPS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM")
+"""What dynamic quantization puts in the place of learned layers."""
 _QDQ_OPS = ("QuantizeLinear", "DequantizeLinear")
 _FUSED_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQuant")
-
-
-def excluded(graph: onnx.GraphProto, patterns: Sequence[str]) -> list[str]:
-    """Names of the nodes to keep in float, in the graph's order.
-
-    A pattern is a shell-style pattern of node names, or `decode` (see `decode_nodes`). Nodes
-    are chosen by name, never by operator: excluding Sigmoid would also take every SiLU.
-    Raises ValueError naming a pattern that matches nothing, `decode` excepted.
-    """
-    chosen: set[str] = set()
-    for pattern in patterns:
-        if pattern == DECODE:
-            chosen.update(decode_nodes(graph))
-            continue
-        matched = {n.name for n in graph.node if fnmatch.fnmatchcase(n.name, pattern)}
-        if not matched:
-            raise ValueError(f"exclude: pattern {pattern!r} matches none of the node names")
-        chosen.update(matched)
-    return [node.name for node in graph.node if node.name in chosen]
 
 
 def decode_nodes(graph: onnx.GraphProto) -> set[str]:
@@ -54,7 +35,7 @@ def decode_nodes(graph: onnx.GraphProto) -> set[str]:
     leads_to_learned: dict[str, bool] = {}
     for node in reversed(graph.node):  # ONNX graphs are sorted topologically
         learned = (
-            node.op_type in _LEARNED_OPS
+            node.op_type in LEARNED_OPS
             and node.name not in named
             and any(name in weights for name in node.input)
         )
@@ -71,6 +52,31 @@ def name_nodes(graph: onnx.GraphProto) -> None:
         if not node.name or node.name in seen:
             node.name = f"{node.name or node.op_type}#{index}"
         seen.add(node.name)
+
+
+def put_in_order(graph: onnx.GraphProto) -> None:
+    """Sort the nodes so that each comes after those it reads from, as ONNX wants them.
+
+    Nodes that are already in order stay in it. Raises ValueError for a cycle.
+    """
+    made = {name for node in graph.node for name in node.output}
+    waiting = [(node, {name for name in _reads(node) if name in made}) for node in graph.node]
+    ordered: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    while waiting:
+        later = []
+        for node, needs in waiting:
+            if needs <= done:
+                ordered.append(node)
+                done.update(node.output)
+            else:
+                later.append((node, needs))
+        if len(later) == len(waiting):
+            raise ValueError(f"the graph has a cycle through {later[0][0].name!r}")
+        waiting = later
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def fused(node_counts: Mapping[str, int]) -> dict[str, int]:

@@ -5,23 +5,28 @@ Weights are s8; activations are what the target needs (`models.steps.kinds.int8_
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import onnx
 from onnxruntime import quantization as ortq
+from onnxruntime.quantization import calibrate as ortc
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from models.errors import NothingQuantized
 from models.onnxfile import OnnxInfo, describe, load
-from models.spec import CalibrationSpec, ModelSpec
-from models.steps.base import Log, StepInput, StepResult
+from models.spec import CalibrationSpec, ModelSpec, file_digest
+from models.steps.base import Log, StepInput, StepResult, tool_version
 from models.steps.calibrate import Reader
-from models.steps.graph import excluded, name_nodes
+from models.steps.calibration_ranges import METHODS, cached_ranges, ranges
+from models.steps.graph import name_nodes
 from models.steps.quiet import quiet
+from models.steps.selection import left_out
 from models.tensors import TensorInfo
 
-_STRIDE = 8
-"""Histogram calibrators keep every tensor of so many inputs in memory at once."""
+_RANGES = "ranges"
+_RANGE_SCHEMA = "1"
+"""Raised when ranges of the same model and data come out differently: old ones are not used."""
 
 
 def run(given: StepInput) -> StepResult:
@@ -31,49 +36,82 @@ def run(given: StepInput) -> StepResult:
     prepared = given.work / "prepared.onnx"
     quantized = given.work / "model.onnx"
     with quiet(given.log) as log:
-        quant_pre_process(str(given.source), str(prepared), skip_symbolic_shape=True)
+        order = prepare(given.source, prepared)
         model = load(prepared)
-        name_nodes(model.graph)
-        onnx.save(model, str(prepared))
-        keep_float = excluded(model.graph, given.params.exclude)
+        keep_float = left_out(model, given.params.only, given.params.exclude, order)
         log(
             f"quantizing {len(model.graph.node) - len(keep_float)} of {len(model.graph.node)} "
             f"nodes, activations {given.choices['activation']}"
         )
-        _quantize(given, given.calibration, prepared, quantized, keep_float, log)
+        del model  # its weights
+        found = cached_ranges(
+            given.cache / _RANGES,
+            _what_ranges_depend_on(given, given.source, given.calibration),
+            functools.partial(_ranges, given, given.calibration, prepared, log),
+            log,
+        )
+        _quantize(given, found, prepared, quantized, keep_float)
     refuse_unquantized(describe(prepared), describe(quantized), prepared, quantized)
     return StepResult(quantized)
 
 
+def prepare(source: Path, target: Path) -> list[str]:
+    """Write the source as quantizers want it; returns the names of its nodes in its own order.
+
+    Nodes without a name of their own get one first, so that they can be chosen by it. ONNX
+    Runtime may put the nodes into another order.
+    """
+    model = load(source)
+    name_nodes(model.graph)
+    names = [node.name for node in model.graph.node]
+    named = target.with_name("named.onnx")
+    onnx.save(model, str(named))
+    quant_pre_process(str(named), str(target), skip_symbolic_shape=True)
+    named.unlink()
+    model = load(target)
+    name_nodes(model.graph)
+    onnx.save(model, str(target))
+    return names
+
+
+def _what_ranges_depend_on(
+    given: StepInput, source: Path, calibration: CalibrationSpec
+) -> tuple[str, ...]:
+    cut = str(given.params.percentile) if given.params.method == "percentile" else ""
+    tools = (f"{name} {tool_version(name)}" for name in ("onnx", "onnxruntime", "numpy"))
+    return (
+        _RANGE_SCHEMA,
+        file_digest(source),
+        calibration.digest,
+        repr(sorted(given.model.shapes.items())),
+        given.params.method,
+        cut,
+        *tools,
+    )
+
+
+def _ranges(
+    given: StepInput, calibration: CalibrationSpec, source: Path, log: Log
+) -> ortc.TensorsData:
+    reader = Reader(calibration, _inputs(source, given.model), log)
+    return ranges(source, reader, given.params.method, given.params.percentile, given.work, log)
+
+
 def _quantize(
-    given: StepInput,
-    calibration: CalibrationSpec,
-    source: Path,
-    target: Path,
-    keep_float: list[str],
-    log: Log,
+    given: StepInput, found: Path, source: Path, target: Path, keep_float: list[str]
 ) -> None:
     types = {"u8": ortq.QuantType.QUInt8, "s8": ortq.QuantType.QInt8}
-    methods = {
-        "minmax": ortq.CalibrationMethod.MinMax,
-        "entropy": ortq.CalibrationMethod.Entropy,
-        "percentile": ortq.CalibrationMethod.Percentile,
-    }
-    extra = {}
-    if given.params.method != "minmax":
-        extra["CalibStridedMinMax"] = stride(len(calibration.images))
     ortq.quantize_static(
         str(source),
         str(target),
-        Reader(calibration, _inputs(source, given.model), log),
+        calibration_cache_path=found,
         quant_format=ortq.QuantFormat.QDQ,
         per_channel=given.params.per_channel,
         reduce_range=given.params.reduce_range,
         activation_type=types[given.choices["activation"]],
         weight_type=ortq.QuantType.QInt8,
         nodes_to_exclude=keep_float,
-        calibrate_method=methods[given.params.method],
-        extra_options=extra,
+        calibrate_method=METHODS[given.params.method],
     )
 
 
@@ -83,11 +121,6 @@ def _inputs(source: Path, model: ModelSpec) -> dict[str, TensorInfo]:
         name: TensorInfo(tensor.dtype, model.shapes.get(name, tensor.shape))
         for name, tensor in describe(source).inputs.items()
     }
-
-
-def stride(count: int) -> int:
-    """The largest divisor of `count` up to 8: ONNX Runtime takes chunks of equal size only."""
-    return max(n for n in range(1, _STRIDE + 1) if count % n == 0)
 
 
 def refuse_unquantized(before: OnnxInfo, after: OnnxInfo, source: Path, target: Path) -> None:
@@ -102,6 +135,6 @@ def refuse_unquantized(before: OnnxInfo, after: OnnxInfo, source: Path, target: 
     raise NothingQuantized(
         f"{nodes} QuantizeLinear nodes; weights {before.weight_bytes} -> {after.weight_bytes} "
         f"bytes, file {source.stat().st_size} -> {target.stat().st_size} bytes: the result would "
-        "pass for INT8 and is not; see `exclude` in the recipe, and whether the model has "
-        "convolutions or matrix products with fixed weights"
+        "pass for INT8 and is not; see `only` and `exclude` in the recipe, and whether the model "
+        "has convolutions or matrix products with fixed weights"
     )

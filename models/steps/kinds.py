@@ -5,7 +5,9 @@ Imports nothing heavy: recipes and keys need this module, only building needs th
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from models.steps.base import Params, Step
 from models.steps.isa import family, host_isa, nchwc_block
@@ -43,13 +45,44 @@ class OrtFormatParams(Params, frozen=True):
 
 
 class Int8Params(Params, frozen=True):
-    """`exclude` keeps nodes in float, by patterns of names or the word `decode`."""
+    """`only` says which nodes are quantized (all, where it is empty), `exclude` which are not.
 
+    Entries of both: a section of the network (backbone, neck, head ...), the word `decode`, a
+    pattern of node names, or a range `A..B` of nodes. `percentile` is the share of a tensor's
+    values, in percent, that the method of that name keeps.
+    """
+
+    only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = (DECODE,)
     per_channel: bool = True
     reduce_range: bool = False
     activation: Literal["auto", "u8", "s8"] = "auto"
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: Annotated[float, msgspec.Meta(ge=50, le=100)] = 99.999
+
+
+class DynamicParams(Params, frozen=True):
+    """`only` and `exclude` as for int8_ptq; weights are u8, activations u8 found while running."""
+
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = (DECODE,)
+    per_channel: bool = False
+
+
+class Fp16Params(Params, frozen=True):
+    """`only` and `exclude` as for int8_ptq; inputs and outputs stay float32."""
+
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = (DECODE,)
+
+
+class SparsifyParams(Params, frozen=True):
+    """`ratio` of the weights become zero: the smallest of each layer, or of the whole network."""
+
+    ratio: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.7
+    scope: Literal["layer", "network"] = "layer"
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = (DECODE,)
 
 
 class CreateParams(Params, frozen=True):
@@ -161,4 +194,34 @@ ORT_FORMAT = Step(
     needs_calibration=False,
     choices=ort_choices,
     module="models.steps.ort_format",
+)
+FP16 = Step(
+    name="fp16",
+    params=Fp16Params,
+    accepts="onnx",
+    makes="onnx",
+    tools=("onnx", "onnxruntime", "numpy"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.fp16",
+)
+DYNAMIC = Step(
+    name="dynamic",
+    params=DynamicParams,
+    accepts="onnx",
+    makes="onnx",
+    tools=("onnx", "onnxruntime", "numpy"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.dynamic",
+)
+SPARSIFY = Step(
+    name="sparsify",
+    params=SparsifyParams,
+    accepts="onnx",
+    makes="onnx",
+    tools=("onnx", "numpy"),
+    needs_calibration=False,
+    choices=no_choices,
+    module="models.steps.sparsify",
 )

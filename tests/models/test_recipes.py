@@ -18,8 +18,9 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_recipes() -> None:
-    """The recipes of the demo are shipped, each with a description."""
-    assert recipes.names() == ("fp32", "int8_ptq", "int8_ptq_all", "int8_ptq_ort", "ort_format")
+    """The recipes of the demo are shipped, and each recipe has a description."""
+    demo = {"fp32", "int8_ptq", "int8_ptq_all", "int8_ptq_ort", "ort_format"}
+    assert demo <= set(recipes.names())
     assert all(recipes.get(name).description for name in recipes.names())
     assert recipes.get("fp32").steps == ()
     assert not recipes.get("ort_format").needs_calibration
@@ -27,6 +28,21 @@ def test_the_shipped_recipes() -> None:
     assert recipes.get("int8_ptq").steps[0].params["exclude"] == ["decode"]
     assert recipes.get("int8_ptq_all").steps[0].params["exclude"] == []
     assert recipes.get("int8_ptq_all").needs_calibration
+
+
+@pytest.mark.parametrize("section", ["backbone", "neck", "head"])
+def test_partial_recipes_quantize_one_section(section: str) -> None:
+    """Each partial recipe names its section and leaves the decode in float."""
+    (step,) = recipes.get(f"int8_{section}").steps
+    assert step.name == "int8_ptq"
+    assert (step.params["only"], step.params["exclude"]) == ([section], ["decode"])
+
+
+def test_recipes_that_are_not_faster_say_so() -> None:
+    """What costs speed or accuracy is told before anybody measures it."""
+    assert "slower than fp32" in recipes.get("int8_dynamic").description
+    assert "slower" in recipes.get("fp16").description
+    assert "no faster, and less accurate" in recipes.get("sparse70").description
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
@@ -41,11 +57,13 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
             StepSpec(
                 "int8_ptq",
                 {
+                    "only": [],
                     "exclude": ["/model.22/*"],
                     "per_channel": True,
                     "reduce_range": False,
                     "activation": "auto",
                     "method": "entropy",
+                    "percentile": 99.999,
                 },
             ),
         )

@@ -1,4 +1,4 @@
-"""Which nodes are the decode, which are excluded, what counts as fused; and instruction sets."""
+"""What the decode is, in what order nodes are, what counts as fused; and instruction sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 from support import nets
 
-from models.steps.graph import decode_nodes, excluded, fused, name_nodes, unfused_qdq
+from models.steps.graph import decode_nodes, fused, name_nodes, put_in_order, unfused_qdq
 from models.steps.isa import family, host_isa, nchwc_block
 from models.steps.kinds import INT8_PTQ, ORT_FORMAT, Int8Params
 
@@ -85,28 +85,26 @@ def test_what_a_subgraph_reads_leads_on() -> None:
     assert decode_nodes(helper.make_graph(nodes, "g", [], [], [weight])) == set()
 
 
-def test_nodes_are_excluded_by_name_patterns(tmp_path: Path) -> None:
-    """Patterns are of names; they add up, in the graph's order."""
-    net = graph(nets.detector(tmp_path / "net.onnx"))
-    assert excluded(net, []) == []
-    assert excluded(net, ["/head/*", "/stem/Conv"]) == ["/stem/Conv", "/head/Conv"]
-    assert excluded(net, ["decode", "/head/*"])[0] == "/head/Conv"
-    assert len(excluded(net, ["decode", "/head/*"])) == 6
-
-
-def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
-    """A mistyped pattern does not silently exclude nothing; `decode` may be empty."""
-    net = graph(nets.detector(tmp_path / "net.onnx"))
-    with pytest.raises(ValueError, match=r"'/model\.22/\*' matches none"):
-        excluded(net, ["/model.22/*"])
-    assert excluded(chain(("Conv", "c", True)), ["decode"]) == []
-
-
 def test_nodes_get_names_of_their_own() -> None:
     """Unnamed and doubly named nodes can be told apart afterwards."""
     net = chain(("Conv", "", True), ("Relu", "", False), ("Conv", "c", True), ("Conv", "c", True))
     name_nodes(net)
     assert [node.name for node in net.node] == ["Conv#0", "Relu#1", "c", "c#3"]
+
+
+def test_nodes_are_put_in_order() -> None:
+    """A shuffled graph is sorted by what reads what, a sorted one is left, a cycle is refused."""
+    net = chain(("Conv", "a", True), ("Relu", "b", False), ("Conv", "c", True))
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in net.node]
+    put_in_order(net)
+    assert [node.name for node in net.node] == ["a", "b", "c"]
+    del net.node[:]
+    net.node.extend([nodes[2], nodes[0], nodes[1]])
+    put_in_order(net)
+    assert [node.name for node in net.node] == ["a", "b", "c"]
+    net.node[0].input[0] = "t3"
+    with pytest.raises(ValueError, match="cycle through 'a'"):
+        put_in_order(net)
 
 
 def test_fused_kernels_are_told_from_the_rest() -> None:

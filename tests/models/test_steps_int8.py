@@ -20,7 +20,6 @@ from models import recipes, zoo
 from models.build import VariantRequest, build, calibration
 from models.errors import BuildFailed, NothingQuantized
 from models.recipes import Recipe, StepSpec
-from models.steps.int8_ptq import stride
 from models.steps.isa import family, host_isa
 from models.store import Artifact, ArtifactStore
 
@@ -163,26 +162,6 @@ def test_excluding_every_layer_is_refused(tmp_path: Path, store: ArtifactStore) 
         wrong = dataclasses.replace(request, recipe=Recipe("mine", (step,), ""))
         with pytest.raises(NothingQuantized, match="would pass for INT8"):
             build(wrong, store, silent)
-
-
-@pytest.mark.parametrize("method", ["entropy", "percentile"])
-def test_other_calibration_methods_work(
-    tmp_path: Path, store: ArtifactStore, method: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Entropy and percentile run in chunks, and what they print goes to the log."""
-    request = nets.request(tmp_path)
-    step = StepSpec("int8_ptq", request.recipe.steps[0].params | {"method": method})
-    lines: list[str] = []
-    recipe = Recipe(method, (step,), "")
-    artifact = build(dataclasses.replace(request, recipe=recipe), store, lines.append)
-    assert artifact.manifest.node_counts["QuantizeLinear"] > 3
-    assert any("histogram" in line.lower() for line in lines)
-    assert capsys.readouterr().out == ""
-
-
-def test_chunks_divide_the_calibration_set() -> None:
-    """ONNX Runtime takes equal chunks only: the largest divisor up to 8."""
-    assert [stride(n) for n in (1, 4, 8, 9, 64, 97, 100)] == [1, 4, 8, 3, 8, 1, 5]
 
 
 def test_the_screen_stays_clean(
