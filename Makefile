@@ -85,6 +85,7 @@ docs: $(VENV)/.base
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/timing_overhead.py
+	$(BIN)/python benchmarks/keeping.py
 	$(BIN)/python benchmarks/agent_vs_bare.py
 	$(BIN)/python benchmarks/store_samples.py
 	$(BIN)/python benchmarks/cli_startup.py
