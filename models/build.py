@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agent.wire import BenchError
-from models.chain import Link, VariantRequest, fingerprint, links, teacher_request
+from models.chain import Link, VariantRequest, Versions, fingerprint, links
 from models.errors import BuildFailed, ModelsError
 from models.pool import Job, run_jobs
 from models.spec import CalibrationSpec, calibration
@@ -24,23 +24,50 @@ __all__ = [
     "build",
     "build_many",
     "calibration",
+    "chain_of",
     "find_cached",
+    "remember_chain",
 ]
 
 
-def find_cached(request: VariantRequest, store: ArtifactStore) -> Artifact | None:
+def find_cached(
+    request: VariantRequest, store: ArtifactStore, versions: Versions = None
+) -> Artifact | None:
     """The artifact of an earlier build, its bytes verified; None where a step is missing.
 
-    Imports neither onnx nor onnxruntime nor torch. Raises BuildFailed where the request
-    cannot be built at all (no calibration data) or the store cannot be read.
+    `versions` are those of a builder's packages. Imports neither onnx nor onnxruntime nor torch.
+    Raises BuildFailed where the request cannot be built at all (no calibration data) or the store
+    cannot be read.
     """
-    sha256: str | None = request.model.source.identity
     try:
-        for link in links(request):
-            sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
-        return store.find(sha256) if sha256 is not None else None
+        digests = chain_of(request, store, versions)
+        return store.find(digests[-1]) if digests else None
     except OSError as exc:
         raise BuildFailed(f"{request.label}: the cache {store.root} cannot be read: {exc}") from exc
+
+
+def chain_of(
+    request: VariantRequest, store: ArtifactStore, versions: Versions = None
+) -> list[str] | None:
+    """The sha256 of what each link made, in order; None where one never ran."""
+    digests: list[str] = []
+    for link in links(request):
+        parent = digests[-1] if digests else request.model.source.identity
+        sha256 = store.lookup(link.key(parent, versions))
+        if sha256 is None:
+            return None
+        digests.append(sha256)
+    return digests
+
+
+def remember_chain(
+    request: VariantRequest, store: ArtifactStore, digests: Sequence[str], versions: Versions = None
+) -> None:
+    """Record what each link made elsewhere."""
+    parent = request.model.source.identity
+    for link, sha256 in zip(links(request), digests, strict=True):
+        store.remember(link.key(parent, versions), sha256)
+        parent = sha256
 
 
 def build(request: VariantRequest, store: ArtifactStore, log: Log) -> Artifact:
@@ -163,9 +190,7 @@ def _run(
             cache=store.root / "weights",
             log=log,
             training=request.training if link.step.needs_training else None,
-            others={
-                name: build(teacher_request(request, name), store, log).path for name in link.others
-            },
+            others={name: build(other, store, log).path for name, other in link.others.items()},
             resume=resume,
         )
         result = link.step.run(given)

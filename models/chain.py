@@ -19,6 +19,10 @@ _KEY_SCHEMA = 1
 """Raised when steps change what they make of the same input: old results are not found then."""
 
 
+Versions = Mapping[str, str] | None
+"""Of packages by name, where a builder does the work; None means those that are installed here."""
+
+
 @dataclass(frozen=True)
 class VariantRequest:
     """One artifact that is wanted: a model by a recipe for an instruction set.
@@ -51,14 +55,16 @@ class Link:
     calibration: str | None
     shapes: dict[str, tuple[int, ...]]
     training: str | None = None
-    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Fingerprints of further networks, by name."""
+    others: dict[str, VariantRequest] = field(default_factory=dict)
+    """Further networks that the step asks for, by name."""
 
-    def tools(self) -> dict[str, str]:
-        """Versions of the packages that do the work."""
-        return {package: tool_version(package) for package in self.step.tools}
+    def tools(self, versions: Versions = None) -> dict[str, str]:
+        """Versions of the packages that do the work: those here, or those of a builder."""
+        if versions is None:
+            return {package: tool_version(package) for package in self.step.tools}
+        return {package: versions.get(package, "absent") for package in self.step.tools}
 
-    def key(self, parent: str) -> str:
+    def key(self, parent: str, versions: Versions = None) -> str:
         """The sha256 under which the result is remembered; `parent` is a sha256 or an identity."""
         parts = {
             "schema": _KEY_SCHEMA,
@@ -66,14 +72,16 @@ class Link:
             "params": self.params,
             "choices": self.choices,
             "parent": parent,
-            "tools": self.tools(),
+            "tools": self.tools(versions),
             "calibration": self.calibration,
             "shapes": self.shapes,
         }
         if self.training is not None:
             parts["training"] = self.training
         if self.others:
-            parts["others"] = self.others
+            parts["others"] = {
+                name: fingerprint(other, versions) for name, other in self.others.items()
+            }
         return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
@@ -189,13 +197,13 @@ def _link(spec: StepSpec, request: VariantRequest) -> Link:
         calibration=calibrated.digest if calibrated else None,
         shapes=request.model.shapes if step.needs_calibration else {},
         training=trained.digest if trained else None,
-        others={name: fingerprint(teacher_request(request, name)) for name in step.others(params)},
+        others={name: teacher_request(request, name) for name in step.others(params)},
     )
 
 
-def fingerprint(request: VariantRequest) -> tuple[str, ...]:
+def fingerprint(request: VariantRequest, versions: Versions = None) -> tuple[str, ...]:
     """The source and each link as text: equal for equal artifacts, a prefix for parents."""
     return (
         request.model.source.identity,
-        *(link.key("") for link in links(request)),
+        *(link.key("", versions) for link in links(request)),
     )

@@ -63,3 +63,15 @@ class ArtifactLost(ModelsError):
     """A built artifact is gone or no longer has the bytes that its name promises."""
 
     exit_code = 65
+
+
+class BuilderLost(ModelsError):
+    """A builder did not start, went away, or said what no builder says."""
+
+    exit_code = 68
+
+
+class BuilderUnfit(ModelsError):
+    """A builder lacks packages or data that the build needs."""
+
+    exit_code = 69

@@ -67,6 +67,7 @@ def resolve(
     options: Mapping[str, Any] | None = None,
     weights: str | None = None,
     steps: Sequence[StepSpec] = (),
+    need_extra: bool = True,
 ) -> ModelSpec:
     """The model that `reference` names: a name of `names()`, or a path.
 
@@ -92,6 +93,8 @@ def resolve(
         spec = _from_file(reference, given, imgsz, base_dir)
         if options:
             spec = _with_options(spec, dict(options))
+    if need_extra:
+        require_extra(spec)
     trains = any(step.name in _TRAINING for step in steps)
     note = spec.note if not trains or spec.trained else None
     return dataclasses.replace(spec, steps=tuple(steps), trained=spec.trained or trains, note=note)
@@ -113,7 +116,6 @@ def _from_family(
                 f"model {reference}: no option {name!r}{near}; it has "
                 f"{', '.join(family.options) or 'none'}"
             )
-    _need_extra(reference)
     size_px = imgsz or family.imgsz_px
     return ModelSpec(
         name=reference,
@@ -291,7 +293,6 @@ def _from_ultralytics(
         found = _find(f"{reference}.pt", base_dir)
     if found is None and not known:
         raise ModelNotFound(_missing(reference, base_dir))
-    _need_extra(reference)
     file_name = found.name if found else f"{stem}{suffix or '.pt'}"
     notes = []
     if untrained:
@@ -315,8 +316,11 @@ def _from_ultralytics(
     )
 
 
-def _need_extra(reference: str) -> None:
-    """Refuse early; finding a package does not import it."""
+def require_extra(spec: ModelSpec) -> None:
+    """Refuse early what cannot be built here; finding a package does not import it."""
+    if spec.source.kind == "onnx":
+        return
+    reference = spec.source.reference
     absent = [package for package in _EXTRA if importlib.util.find_spec(package) is None]
     if absent:
         raise ExtraMissing(

@@ -25,6 +25,12 @@ from orchestrator.transfer import File
 
 BUILD_WORKERS = 2
 
+BuildMany = Callable[
+    [Sequence[VariantRequest], ArtifactStore, int, Callable[[str], None]],
+    list[Artifact | wire.BenchError],
+]
+"""See models.build.build_many; a builder elsewhere does the same."""
+
 VariantKey = tuple[str, str]
 """Model and recipe, by the names of the experiment."""
 
@@ -52,22 +58,18 @@ Built = Mapping[tuple[str, str, str], BuiltVariant | wire.BenchError]
 def requests(prepared: Prepared, isas: Sequence[str]) -> dict[tuple[str, str, str], VariantRequest]:
     """What has to exist before boards of these instruction sets can measure."""
     return {
-        (model_name, recipe_name, isa): VariantRequest(
-            model=model,
-            recipe=recipe,
-            isa=isa,
-            calibration=prepared.calibration_for(model) if recipe.needs_calibration else None,
-            training=prepared.training,
-            others=prepared.models,
-        )
+        (model_name, recipe_name, isa): prepared.request(model, recipe, isa)
         for isa in sorted(set(isas))
-        for model_name, model in prepared.models.items()
-        for recipe_name, recipe in prepared.recipes.items()
+        for model_name, recipe_name, model, recipe in prepared.variants()
     }
 
 
 def build_all(
-    prepared: Prepared, isas: Sequence[str], store: ArtifactStore, log: Callable[[str], None]
+    prepared: Prepared,
+    isas: Sequence[str],
+    store: ArtifactStore,
+    log: Callable[[str], None],
+    build_many: BuildMany = build_many,
 ) -> Built:
     """Build what is not cached; a variant that cannot be built is an error in its place."""
     wanted = requests(prepared, isas)

@@ -19,6 +19,7 @@ from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator import dryrun, tables
 from orchestrator.assign import Built, BuiltVariant, build_all
+from orchestrator.builders.choice import builder, find
 from orchestrator.clock import SystemClock
 from orchestrator.errors import RunIncomplete, unknown_name
 from orchestrator.inventory import Isa
@@ -44,9 +45,11 @@ def build(asked: Asked, isas: Sequence[str], *, score: bool) -> None:
     def say(line: str) -> None:
         screen.print(Text(line), soft_wrap=True)
 
-    prepared = resolve(asked.experiment, asked.workspace, say)
+    elsewhere = asked.request.build_on is not None
+    prepared = resolve(asked.experiment, asked.workspace, say, elsewhere=elsewhere)
     targets = _targets(asked, isas)
-    built = build_all(prepared, targets, ArtifactStore(asked.workspace.models), say)
+    where = builder(find(asked.request.build_on, asked.inventory), asked.inventory)
+    built = build_all(prepared, targets, ArtifactStore(asked.workspace.models), say, where)
     scores = _score(asked, prepared, built, say) if score else {}
     _show(tables.console(), built, scores)
     errors = [variant for variant in built.values() if isinstance(variant, wire.BenchError)]

@@ -48,7 +48,9 @@ that stopped it. Wrong use of the command line ends with 2, as in every click pr
     │   ├── ExtraMissing 26
     │   ├── RecipeError 27
     │   ├── ShapeNeeded 64
-    │   └── ArtifactLost 65
+    │   ├── ArtifactLost 65
+    │   ├── BuilderLost 68              builds elsewhere (models.remote)
+    │   └── BuilderUnfit 69
     └── ResultsError 40                 (results.errors)
         ├── DatabaseTooNew 41
         ├── QueryError 42

@@ -37,6 +37,7 @@ class ModelEntry:
     """A model of an experiment: `reference` is a zoo name or a path; `name` is unique.
 
     `options` and `weights` are for networks of ours; `steps` come before those of any recipe.
+    `recipes` names those of the experiment that are meant for it; None means all.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelEntry:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str | None = None
     steps: tuple[StepSpec, ...] = ()
+    recipes: tuple[str, ...] | None = None
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,6 +147,16 @@ class Experiment:
     own_recipes: tuple[Recipe, ...] = ()
     training: TrainingSource | None = None
     scale: str | None = None
+
+    def variants(self) -> tuple[tuple[str, str], ...]:
+        """Names of model and recipe of everything that is measured, in the file's order."""
+        names = [recipe_name(reference) for reference in self.recipes]
+        return tuple(
+            (entry.name, name)
+            for entry in self.models
+            for name in names
+            if entry.recipes is None or name in entry.recipes
+        )
 
     def model(self, name: str) -> ModelEntry:
         """The entry called `name`; raises KeyError."""

@@ -50,6 +50,7 @@ class _ModelDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
     weights: str | None = None
     steps: tuple[Any, ...] = ()
+    recipes: tuple[str, ...] | None = None
 
 
 class _RecipeDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +109,10 @@ class _ExperimentDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         known = [_recipe_name(entry) for entry in self.recipes]
         _refuse_twice("recipes", known)
         _refuse_twice("models", [_model_name(entry) for entry in self.models])
+        for index, entry in enumerate(self.models):
+            for name in (isinstance(entry, _ModelDoc) and entry.recipes) or ():
+                if name not in known:
+                    raise ValueError(f"models: {index}: {unknown_name('recipe', name, known)}")
         if self.baseline is not None and self.baseline not in known:
             raise ValueError(f"baseline: {unknown_name('recipe', self.baseline, known)}")
         if isinstance(self.profile, str) and self.profile not in PROFILES:
@@ -206,6 +211,7 @@ def _model(entry: str | _ModelDoc, path: Path) -> ModelEntry:
         options=doc.options,
         weights=doc.weights,
         steps=parse_steps(doc.steps, f"{path}: model {name}"),
+        recipes=doc.recipes,
     )
 
 

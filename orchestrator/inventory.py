@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from orchestrator import yamlfile
+from orchestrator.builders.entry import BuilderDoc, BuilderEntry, entry_of
 from orchestrator.errors import InventoryError, UnknownName, unknown_name
 from orchestrator.lab.kinds import is_kind_name
 from orchestrator.workspace import Workspace
@@ -74,6 +75,7 @@ class Inventory:
     boards: Mapping[str, BoardEntry]
     default_experiment: str | None = None
     ssh_config: Path | None = None
+    builders: Mapping[str, BuilderEntry] = field(default_factory=dict)
 
 
 class _BoardDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +117,7 @@ class _InventoryDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boards: dict[str, _BoardDoc]
     default_experiment: str | None = None
     ssh_config: str | None = None
+    builders: dict[str, BuilderDoc] = {}
 
     def __post_init__(self) -> None:
         """Raises ValueError, which yamlfile gives a place."""
@@ -124,6 +127,8 @@ class _InventoryDoc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if name == "all":
                 raise ValueError("boards: a board cannot be called 'all', which means every board")
             _check("boards", name, _NAME, "names of a-z, 0-9, '.', '_' and '-'")
+        for name in self.builders:
+            _check("builders", name, _NAME, "names of a-z, 0-9, '.', '_' and '-'")
 
 
 def load(path: Path) -> Inventory:
@@ -158,7 +163,8 @@ def load_own(path: Path) -> Inventory:
         ssh_config = path.parent / Path(doc.ssh_config).expanduser()
         if not ssh_config.is_file():
             raise InventoryError(f"{path}: ssh_config: there is no file {ssh_config}")
-    return Inventory(path, boards, doc.default_experiment, ssh_config)
+    builders = {name: entry_of(name, one, path.parent) for name, one in doc.builders.items()}
+    return Inventory(path, boards, doc.default_experiment, ssh_config, builders)
 
 
 def select(inventory: Inventory, selection: str) -> tuple[BoardEntry, ...]:

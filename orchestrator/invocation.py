@@ -18,6 +18,7 @@ from orchestrator import experiment as experiments
 from orchestrator import inventory as inventories
 from orchestrator import workspace as workspaces
 from orchestrator.boards.registry import make_board
+from orchestrator.builders.choice import builder, find
 from orchestrator.clock import SystemClock
 from orchestrator.commands.options import listed
 from orchestrator.dashboard import Display
@@ -107,6 +108,7 @@ def _request(boards: str, experiment: str | None, given: Mapping[str, Any]) -> R
         profile=given["profile"],
         threads=given["threads"],
         scale=given["scale"],
+        build_on=given["build_on"],
     )
 
 
@@ -159,11 +161,14 @@ def job_for(asked: Asked, display: Display, before: Past | None = None) -> Job:
     return Job(
         request=asked.request,
         experiment=asked.experiment,
-        prepared=resolve_names(asked.experiment, place, display.note),
+        prepared=resolve_names(
+            asked.experiment, place, display.note, elsewhere=asked.request.build_on is not None
+        ),
         entries=asked.entries,
         boards=[make_board(entry, asked.inventory, place) for entry in asked.entries],
         artifacts=place.models,
         past=before,
+        build_many=builder(find(asked.request.build_on, asked.inventory), asked.inventory),
     )
 
 

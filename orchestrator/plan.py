@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.wire import Fingerprint, RuntimeOptions, Scenario
 from orchestrator import profiles
-from orchestrator.experiment import Experiment, recipe_name
+from orchestrator.experiment import Experiment
 from orchestrator.inventory import BoardEntry, Isa
 
 _NS_PER_S: Final = 1_000_000_000
@@ -52,6 +52,7 @@ class RunRequest:
     profile: str | None = None
     threads: int | None = None
     scale: str | None = None
+    build_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,7 @@ def _trial_seconds(trial: PlannedTrial, latency_ns: int) -> float:
 def _board_trials(
     request: RunRequest, experiment: Experiment, board: str, facts: BoardFacts
 ) -> tuple[PlannedTrial, ...]:
-    variants = [
-        (entry.name, recipe_name(reference))
-        for entry in experiment.models
-        for reference in experiment.recipes
-    ]
+    variants = list(experiment.variants())
     slots = [
         _Slot(board, block, order, model, recipe)
         for block in range(experiment.profile.blocks)

@@ -7,19 +7,21 @@ while nothing has been built, pushed or measured.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent import wire
 from models import data, recipes, zoo
-from models.chain import needs_training
+from models.chain import VariantRequest, links, needs_training
 from models.data import DataSpec, DetectionSet, LabelledImage
 from models.data.files import IMAGE_SUFFIXES
 from models.data.training import training_spec
 from models.errors import DataError
 from models.recipes import Recipe
 from models.spec import CalibrationSpec, ModelSpec, TrainingSpec, calibration
+from models.steps.isa import host_isa
+from models.store import ArtifactStore
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment import (
     GIVEN,
@@ -81,9 +83,32 @@ class Prepared:
             return None
         return calibration(self.calibration_images, model.prep)
 
+    def variants(self) -> tuple[tuple[str, str, ModelSpec, Recipe], ...]:
+        """Everything that is measured: names of model and recipe, and what they stand for."""
+        return tuple(
+            (model, recipe, self.models[model], self.recipes[recipe])
+            for model, recipe in self.experiment.variants()
+        )
 
-def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
-    """Find everything; raises UnknownName, ModelsError and its kinds, ExperimentError."""
+    def request(self, model: ModelSpec, recipe: Recipe, isa: str) -> VariantRequest:
+        """What has to be built of a model by a recipe for an instruction set."""
+        return VariantRequest(
+            model=model,
+            recipe=recipe,
+            isa=isa,
+            calibration=self.calibration_for(model) if recipe.needs_calibration else None,
+            training=self.training,
+            others=self.models,
+        )
+
+
+def resolve(
+    experiment: Experiment, workspace: Workspace, log: Log, *, elsewhere: bool = False
+) -> Prepared:
+    """Find everything; raises UnknownName, ModelsError and its kinds, ExperimentError.
+
+    `elsewhere` says that a builder does the work, so that this machine needs no torch.
+    """
     models = {
         entry.name: zoo.resolve(
             entry.reference,
@@ -93,6 +118,7 @@ def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
             options=entry.options,
             weights=entry.weights,
             steps=entry.steps,
+            need_extra=False,
         )
         for entry in experiment.models
     }
@@ -113,8 +139,24 @@ def resolve(experiment: Experiment, workspace: Workspace, log: Log) -> Prepared:
             f"recipe '{needs[0]}' takes quantization ranges from real inputs; name a folder of "
             f"images (or .npy tensors) with --calibration or `calibration:`"
         )
-    training = _training(experiment, models.values(), chosen.values(), workspace, log)
-    return Prepared(experiment, models, chosen, scored, images, training)
+    learning = [
+        recipe
+        for model, recipe in experiment.variants()
+        if needs_training(models[model], chosen[recipe])
+    ]
+    training = _training(experiment, learning, workspace, log)
+    prepared = Prepared(experiment, models, chosen, scored, images, training)
+    if not elsewhere:
+        _require_extra(prepared, ArtifactStore(workspace.models))
+    return prepared
+
+
+def _require_extra(prepared: Prepared, store: ArtifactStore) -> None:
+    """Refuse early what this machine lacks the packages for, unless it was built before."""
+    for _, _, model, recipe in prepared.variants():
+        first = links(prepared.request(model, recipe, host_isa()))[0]
+        if store.lookup(first.key(model.source.identity)) is None:
+            zoo.require_extra(model)
 
 
 def _refuse_missing_data(experiment: Experiment) -> None:
@@ -127,20 +169,15 @@ def _refuse_missing_data(experiment: Experiment) -> None:
 
 
 def _training(
-    experiment: Experiment,
-    models: Iterable[ModelSpec],
-    chosen: Iterable[Recipe],
-    workspace: Workspace,
-    log: Log,
+    experiment: Experiment, learning: Sequence[str], workspace: Workspace, log: Log
 ) -> TrainingSpec | None:
-    """What networks learn from, where one has to; raises ExperimentError, DataError."""
-    asking = [r.name for m in models for r in chosen if needs_training(m, r)]
-    if not asking:
+    """What networks learn from, where recipes let them; raises ExperimentError, DataError."""
+    if not learning:
         return None
     source = experiment.training
     if source is None:
         raise ExperimentError(
-            f"recipe '{asking[0]}' learns from labelled images; name them in `training:`"
+            f"recipe '{learning[0]}' learns from labelled images; name them in `training:`"
         )
     if experiment.data is not None and _is_scored(source, experiment.data):
         raise ExperimentError(

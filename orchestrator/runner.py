@@ -19,8 +19,9 @@ from pathlib import Path
 import msgspec
 
 from agent import wire
+from models.build import build_many
 from models.store import ArtifactStore
-from orchestrator.assign import assign, build_all
+from orchestrator.assign import BuildMany, assign, build_all
 from orchestrator.boards.base import Board
 from orchestrator.clock import Clock
 from orchestrator.conduct import Ending, conduct
@@ -53,6 +54,7 @@ class Job:
     past: Past | None = None
     """What is stored already, where a run is resumed."""
     patience: Patience = PATIENCE
+    build_many: BuildMany = build_many
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Run:
             [found.isa for found in prints.values()],
             artifacts,
             self._display.note,
+            self._job.build_many,
         )
         self._recorder.built(built)
         for (model, recipe, isa), variant in built.items():

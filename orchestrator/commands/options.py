@@ -44,6 +44,9 @@ _OPTIONS: Final = (
     ),
     click.option("--shape", "shapes", type=Shape(), multiple=True, help="Fix a dynamic input."),
     click.option(
+        "--build-on", metavar="NAME|URL", help="Build on a builder of the inventory, or on tls://."
+    ),
+    click.option(
         "--imgsz", type=click.IntRange(32, 4096), help="With --model: square size in pixels."
     ),
 )

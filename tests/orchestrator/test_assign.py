@@ -18,7 +18,7 @@ from models.store import Artifact, ArtifactStore
 from orchestrator.assign import Built, BuiltVariant, assign, build_all, requests
 from orchestrator.errors import ExperimentError
 from orchestrator.execute import Work
-from orchestrator.experiment import Cooldown
+from orchestrator.experiment import Cooldown, ModelEntry
 from orchestrator.past import Past
 from orchestrator.plan import BoardFacts, Plan, RunRequest, make_plan
 from orchestrator.prepare import TIMED_IMAGES, Prepared
@@ -239,7 +239,12 @@ def test_build_all(tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.Mon
             ready.models["tiny"].source, path=tmp_path / "gone.onnx", sha256="0" * 64
         ),
     )
-    ready = dataclasses.replace(ready, models={"tiny": ready.models["tiny"], "gone": gone})
+    entries = (*ready.experiment.models, ModelEntry("gone", "gone.onnx"))
+    ready = dataclasses.replace(
+        ready,
+        experiment=dataclasses.replace(ready.experiment, models=entries),
+        models={"tiny": ready.models["tiny"], "gone": gone},
+    )
     built = build_all(ready, ["x86_64"], store, lambda line: None)
     error, variant = built["gone", "fp32", "x86_64"], built["tiny", "fp32", "x86_64"]
     assert isinstance(error, ModelsError)

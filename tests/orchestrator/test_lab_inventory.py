@@ -121,7 +121,7 @@ def test_a_virtual_board_that_does_not_answer_is_started_by_a_command() -> None:
 
 GIVEN: dict[str, Any] = {
     "seed": 1, "model": None, "recipes": None, "data": None, "calibration": None, "shapes": (),
-    "imgsz": None, "profile": None, "threads": None, "scale": None,
+    "imgsz": None, "profile": None, "threads": None, "scale": None, "build_on": None,
 }  # fmt: skip
 
 
