@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from results.digest import Value, content_digest, samples_digest, text_digest
-from results.rows import READING_COLUMNS
+from results.rows import IMAGE_COLUMNS, READING_COLUMNS
 from results.stats import reading_summary, summary
 
 if TYPE_CHECKING:
@@ -110,7 +110,13 @@ def _content(store: Store, trial: Mapping[str, Any]) -> str:
     readings = store.readings(no)
     columns = [[getattr(reading, name) for name in READING_COLUMNS] for reading in readings]
     evaluations = store.rows("SELECT * FROM evaluations WHERE trial_no = :no", no=no)
-    return content_digest(trial, columns, evaluations[0] if evaluations else None)
+    scores = store.rows(
+        """SELECT i.* FROM image_scores i JOIN evaluations e ON e.evaluation_no = i.evaluation_no
+           WHERE e.trial_no = :no ORDER BY i.place""",
+        no=no,
+    )
+    images = [[score[name] for name in IMAGE_COLUMNS] for score in scores]
+    return content_digest(trial, columns, evaluations[0] if evaluations else None, images)
 
 
 def _summary_differs(store: Store, trial_no: int, fresh: Mapping[str, Value]) -> bool:

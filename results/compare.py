@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from results.accuracy import Difference, difference
 from results.errors import QueryError
 from results.intervals import MIN_BLOCKS, Ratio, paired_ratio, unpaired_ratio
-from results.sides import Accuracy, Selector, Side, load_side
+from results.sides import Selector, Side, load_side
 
 if TYPE_CHECKING:
     from results.store import Store
@@ -30,15 +31,6 @@ class Reason:
 
     kind: str
     message: str
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of A minus that of B, 0..1, on the same images."""
-
-    map50: float | None
-    map50_95: float | None
-    on: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class Verdict:
             lines.append(f"latency: {_latency_words(self.latency)}")
         lines += [f"latency: not comparable because {r.message}" for r in self.latency_reasons]
         if self.accuracy:
-            lines.append(f"accuracy: {_accuracy_words(self.accuracy)}")
+            lines.append(f"accuracy: {self.accuracy.text}")
         lines += [f"accuracy: not comparable because {r.message}" for r in self.accuracy_reasons]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -91,12 +83,18 @@ def compare(store: Store, a: Selector, b: Selector, *, across: Collection[str] =
         b=side_b,
         latency=None if latency_reasons else _ratio(side_a, side_b),
         latency_reasons=latency_reasons,
-        accuracy=None if accuracy_reasons else _difference(side_a.accuracy, side_b.accuracy),
+        accuracy=None if accuracy_reasons else _difference(store, side_a, side_b),
         accuracy_reasons=accuracy_reasons,
         notes=tuple(
             note for name, side in (("A", side_a), ("B", side_b)) for note in _notes(name, side)
         ),
     )
+
+
+def _difference(store: Store, a: Side, b: Side) -> Difference | None:
+    if a.accuracy is None or b.accuracy is None:
+        return None
+    return difference(store, a.accuracy, b.accuracy)
 
 
 def _latency_reasons(a: Side, b: Side, across: Collection[str]) -> Iterable[Reason]:
@@ -145,16 +143,6 @@ def _ratio(a: Side, b: Side) -> Ratio | None:
     return unpaired_ratio(list(a.blocks.values()), list(b.blocks.values()))
 
 
-def _difference(a: Accuracy | None, b: Accuracy | None) -> Difference | None:
-    if a is None or b is None:
-        return None
-    return Difference(_minus(a.map50, b.map50), _minus(a.map50_95, b.map50_95), a.on)
-
-
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
 def _notes(name: str, side: Side) -> Iterable[str]:
     if side.short_trials:
         yield f"{name}: {side.short_trials} of {side.trials} trials were ended by the time cap"
@@ -175,12 +163,6 @@ def _latency_words(ratio: Ratio) -> str:
         f"{word}: A takes {ratio.value:.3f} of B's time, 95 % interval {ratio.low:.3f} to "
         f"{ratio.high:.3f} ({ratio.blocks} {ratio.method})"
     )
-
-
-def _accuracy_words(found: Difference) -> str:
-    figures = {"mAP50-95": found.map50_95, "mAP50": found.map50}
-    parts = [f"{name} {value:+.4f}" for name, value in figures.items() if value is not None]
-    return f"A minus B: {', '.join(parts) or 'no figure'} on {found.on}"
 
 
 def _show(value: object) -> str:

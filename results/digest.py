@@ -3,9 +3,10 @@
 samples_sha256   sha256 over the three phase counts as little-endian u64, then all latencies
                  and then all gaps, each a little-endian u64, in order; NULL without samples.
 content_sha256   sha256 over compact JSON with sorted keys of the trial's own columns, its
-                 readings and its evaluation. Left out: row numbers; this digest; the host's
-                 times, which differ when the same trial is fetched from a board twice. The
-                 samples take part by their digest; the summary is recomputable and does not.
+                 readings, its evaluation and that of each image. Left out: row numbers; this
+                 digest; the host's times, which differ when the same trial is fetched from a
+                 board twice. The samples take part by their digest; the summary is recomputable
+                 and does not.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def samples_digest(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def content_digest(trial: Row, readings: Sequence[Sequence[Value]], evaluation: Row | None) -> str:
-    """See the top of this file; `readings` are the columns after `seq`, in order."""
-    return text_digest(
-        canonical([_content(trial), readings, _content(evaluation) if evaluation else None])
-    )
+def content_digest(
+    trial: Row,
+    readings: Sequence[Sequence[Value]],
+    evaluation: Row | None,
+    images: Sequence[Sequence[Value]],
+) -> str:
+    """See the top of this file; `readings` and `images` are the columns after `seq` and `place`."""
+    scored = _content(evaluation) if evaluation else None
+    return text_digest(canonical([_content(trial), readings, scored, images]))
 
 
 def _content(row: Row) -> dict[str, Value]:

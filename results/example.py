@@ -24,7 +24,14 @@ from agent.wire import (
     TrialSpec,
 )
 from results.digest import text_digest
-from results.records import ArtifactRecord, BoardRecord, EvaluationRecord, RunRecord, TrialRecord
+from results.records import (
+    ArtifactRecord,
+    BoardRecord,
+    EvaluationRecord,
+    ImageScoreRecord,
+    RunRecord,
+    TrialRecord,
+)
 from results.store import Store
 
 RUN_ID: Final = "20260101-120000-a1b2"
@@ -184,6 +191,26 @@ def evaluation(map50: float | None = 0.9) -> EvaluationRecord:
         evaluator="hotcoco",
         evaluator_version="1.3.0",
         per_class={"disc": 0.9} if map50 else {},
+    )
+
+
+def segmentation(shift: float = 0.0, images: int = 24) -> EvaluationRecord:
+    """Accuracy of masks, made up: Dice of image k is 0.5 + k / 100 + `shift`."""
+    dice = [0.5 + k / 100 + shift for k in range(images)]
+    return EvaluationRecord(
+        set_name="blobs",
+        split="val",
+        images=images,
+        subset_seed=1,
+        map50=None,
+        map50_95=None,
+        where="board",
+        evaluator="overlap",
+        evaluator_version="1",
+        per_class={"blob": 0.5 + shift},
+        dice=sum(dice) / images,
+        iou=0.5 + shift,
+        per_image=[ImageScoreRecord(f"val_{k:05}", dice=value) for k, value in enumerate(dice)],
     )
 
 

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from results.errors import ResultsError
+from results.matches import ImageMatches
 
 THRESHOLDS: Final = 10
 """IoU 0.5, 0.55 ... 0.95; bit k of a flag is the k-th of them."""
@@ -26,31 +25,8 @@ _BATCH_CELLS: Final = 8_000_000
 """Numbers held at once; 32 MB of them."""
 
 Floats = NDArray[np.float64]
-
-
-class ImageMatches(msgspec.Struct, frozen=True):
-    """One image, as `image_scores.matches_json` has it.
-
-    `objects`: how many count, by class. `found`: of each detection its class, its score, and
-    two numbers of which bit k says that at IoU threshold k it is right, and that it is ignored.
-    """
-
-    objects: dict[int, int]
-    found: tuple[tuple[int, float, int, int], ...]
-
-
-def encoded(matches: ImageMatches) -> str:
-    """The text that is stored."""
-    ordered = msgspec.structs.replace(matches, objects=dict(sorted(matches.objects.items())))
-    return msgspec.json.encode(ordered).decode()
-
-
-def decoded(text: str) -> ImageMatches:
-    """From what is stored; raises ResultsError."""
-    try:
-        return msgspec.json.decode(text, type=ImageMatches)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
-        raise ResultsError(f"image_scores.matches_json: {exc}; restore a copy") from exc
+_Row = tuple[float, int, int, int]
+"""Of a detection its score, its image, and the two numbers of bits."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +45,12 @@ class Precision:
 
     def __init__(self, images: Sequence[ImageMatches]) -> None:
         self.images = len(images)
-        classes = sorted({index for image in images for index in image.objects})
-        self._classes = [_ranked(images, index) for index in classes]
+        rows: dict[int, list[_Row]] = {index: [] for image in images for index in image.objects}
+        for number, image in enumerate(images):
+            for index, score, hits, ignored in image.found:
+                if index in rows:
+                    rows[index].append((score, number, hits, ignored))
+        self._classes = [_ranked(images, index, found) for index, found in sorted(rows.items())]
 
     def of(self, weights: NDArray[np.float32]) -> Floats:
         """mAP50 and mAP50-95 (B, 2) for weights (B, N): how often each image is there.
@@ -91,13 +71,7 @@ class Precision:
         return found
 
 
-def _ranked(images: Sequence[ImageMatches], index: int) -> _Ranked:
-    rows = [
-        (score, number, hits, ignored)
-        for number, image in enumerate(images)
-        for class_index, score, hits, ignored in image.found
-        if class_index == index
-    ]
+def _ranked(images: Sequence[ImageMatches], index: int, rows: Sequence[_Row]) -> _Ranked:
     order = np.argsort([-row[0] for row in rows], kind="stable")
     hits = np.array([rows[at][2] for at in order], dtype=np.int64)
     end = int(np.flatnonzero(hits)[-1]) + 1 if hits.any() else 0

@@ -65,6 +65,8 @@ class LeaderboardRow:
     fps: float | None
     map50: float | None
     map50_95: float | None
+    dice: float | None
+    iou: float | None
     eval_set: str | None
     eval_split: str | None
     eval_images: int | None

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Literal
 
 from agent.wire import Fingerprint, ModelFormat, Outcome, Reading, Samples, Sources, TrialSpec
+from results.matches import ImageMatches
 
 RunState = Literal["running", "finished", "interrupted", "partial", "failed"]
 EndOfRun = Literal["finished", "interrupted", "partial", "failed"]
@@ -74,11 +75,21 @@ class ArtifactRecord:
 
 
 @dataclass(frozen=True)
+class ImageScoreRecord:
+    """One image: its Dice, or of a detection what was right in it; exactly one of the two."""
+
+    image_id: str
+    dice: float | None = None
+    matches: ImageMatches | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationRecord:
     """Accuracy on a named set. `where` is the machine that ran the inference.
 
     `images` is the number really scored; `map50` and `map50_95` are 0..1, None when the set
-    allows no figure. `subset_seed` is None when the whole split was used.
+    allows no figure, as are `dice` and `iou`, which only a segmentation has. `subset_seed` is
+    None when the whole split was used. `per_image` is in the order of the set.
     """
 
     set_name: str
@@ -91,6 +102,9 @@ class EvaluationRecord:
     evaluator: str
     evaluator_version: str
     per_class: Mapping[str, float] = field(default_factory=dict)
+    dice: float | None = None
+    iou: float | None = None
+    per_image: Sequence[ImageScoreRecord] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import msgspec
 from agent.wire import Reading, Samples
 from results.digest import Value, canonical, content_digest, samples_digest, text_digest
 from results.errors import RecordRefused
+from results.matches import encoded
 from results.records import (
     ArtifactRecord,
     BoardRecord,
@@ -31,6 +32,8 @@ READING_COLUMNS = (
     "power_w",
 )
 
+IMAGE_COLUMNS = ("image_id", "dice", "matches_json")
+
 
 @dataclass(frozen=True)
 class TrialRows:
@@ -40,6 +43,7 @@ class TrialRows:
     summary: dict[str, Value]
     readings: list[tuple[Value, ...]]
     evaluation: dict[str, Value] | None
+    images: list[tuple[Value, ...]]
     samples: Samples | None
 
 
@@ -117,10 +121,11 @@ def trial_rows(record: TrialRecord) -> TrialRows:
     _check_trial(record)
     readings = [_reading_row(reading) for reading in record.readings]
     evaluation = _trial_evaluation(record)
+    images = image_rows(record.evaluation) if record.evaluation else []
     samples = record.samples if record.samples and sum(record.samples.counts) else None
     trial = _trial_row(record, samples_digest(samples) if samples else None)
-    trial["content_sha256"] = content_digest(trial, readings, evaluation)
-    return TrialRows(trial, summary_row(record), readings, evaluation, samples)
+    trial["content_sha256"] = content_digest(trial, readings, evaluation, images)
+    return TrialRows(trial, summary_row(record), readings, evaluation, images, samples)
 
 
 def summary_row(record: TrialRecord) -> dict[str, Value]:
@@ -142,10 +147,24 @@ def evaluation_row(
         "subset_seed": evaluation.subset_seed,
         "map50": _real("map50", evaluation.map50),
         "map50_95": _real("map50_95", evaluation.map50_95),
+        "dice": _real("dice", evaluation.dice),
+        "iou": _real("iou", evaluation.iou),
         "evaluator": evaluation.evaluator,
         "evaluator_version": evaluation.evaluator_version,
         "per_class_json": _scores(evaluation.per_class),
     }
+
+
+def image_rows(evaluation: EvaluationRecord) -> list[tuple[Value, ...]]:
+    """The columns of IMAGE_COLUMNS of each image of an evaluation, in order."""
+    return [
+        (
+            image.image_id,
+            _real("dice", image.dice),
+            None if image.matches is None else encoded(image.matches),
+        )
+        for image in evaluation.per_image
+    ]
 
 
 def utc_text(moment: datetime) -> str:

@@ -338,6 +338,8 @@ class EvaluationRow(Base):
         *at_least(0, "images"),
         CheckConstraint("map50 BETWEEN 0 AND 1", name="map50_is_a_fraction"),
         CheckConstraint("map50_95 BETWEEN 0 AND 1", name="map50_95_is_a_fraction"),
+        CheckConstraint("dice BETWEEN 0 AND 1", name="dice_is_a_fraction"),
+        CheckConstraint("iou BETWEEN 0 AND 1", name="iou_is_a_fraction"),
         UniqueConstraint("trial_no"),
         Index("evaluations_of_artifact", "artifact_sha256", "run_id"),
         comment=(
@@ -355,7 +357,7 @@ class EvaluationRow(Base):
     )
     artifact_sha256: Mapped[Str] = mapped_column(
         ForeignKey("artifacts.artifact_sha256", ondelete="RESTRICT"),
-        comment="file whose detections were scored",
+        comment="file whose detections or masks were scored",
     )
     place: Mapped[Str] = about("where the inference ran: board or host")
     set_name: Mapped[Str] = about("name of the set")
@@ -364,6 +366,45 @@ class EvaluationRow(Base):
     subset_seed: Mapped[Big | None] = about("seed of the subset; NULL: the whole split")
     map50: Mapped[Real | None] = about("mAP at IoU 0.5, 0..1; NULL: no figure")
     map50_95: Mapped[Real | None] = about("mAP over IoU 0.5 to 0.95, 0..1; NULL: no figure")
+    dice: Mapped[Real | None] = about(
+        "mean Dice over the images, 0..1; NULL: no figure, or no segmentation"
+    )
+    iou: Mapped[Real | None] = about(
+        "mean IoU over the classes, 0..1; NULL: no figure, or no segmentation"
+    )
     evaluator: Mapped[Str] = about("program that scored")
     evaluator_version: Mapped[Str] = about("its version; figures of two evaluators never mix")
-    per_class_json: Mapped[Str] = about("AP of each class by name")
+    per_class_json: Mapped[Str] = about("AP of each class by name; of a segmentation its IoU")
+
+
+class ImageScore(Base):
+    """See the table's comment."""
+
+    __tablename__ = "image_scores"
+    __table_args__ = options(
+        *at_least(0, "place"),
+        CheckConstraint("dice BETWEEN 0 AND 1", name="dice_is_a_fraction"),
+        CheckConstraint("(dice IS NULL) <> (matches_json IS NULL)", name="one_kind_of_score"),
+        UniqueConstraint("evaluation_no", "image_id"),
+        comment=(
+            "What an evaluation's figure is made of, image by image, so that it can be had for "
+            "any choice of images: the interval of a difference in accuracy comes from here."
+        ),
+    )
+
+    evaluation_no: Mapped[Big] = mapped_column(
+        ForeignKey("evaluations.evaluation_no", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        comment="the evaluation",
+    )
+    place: Mapped[Big] = mapped_column(
+        primary_key=True, autoincrement=False, comment="place among the images, from 0"
+    )
+    image_id: Mapped[Str] = about("the image's name within its set")
+    dice: Mapped[Real | None] = about("Dice of the image, 0..1; NULL: a detection")
+    matches_json: Mapped[Str | None] = about(
+        "which detections were right (see results/matches.py); NULL: a segmentation. "
+        "Detections that rank behind the last right one of their class are left out: they "
+        "change no figure"
+    )

@@ -55,7 +55,10 @@ class Accuracy:
 
     map50: float | None
     map50_95: float | None
+    dice: float | None
+    iou: float | None
     on: str
+    evaluation_no: int
 
 
 @dataclass(frozen=True)
@@ -180,4 +183,11 @@ def _accuracy(rows: Sequence[Mapping[str, Any]]) -> Accuracy | None:
         f"{row['eval_set']}/{row['eval_split']}, {row['eval_images']} images ({seed}), "
         f"{row['evaluator']}"
     )
-    return Accuracy(row["map50"], row["map50_95"], on)
+    return Accuracy(
+        map50=row["map50"],
+        map50_95=row["map50_95"],
+        dice=row["dice"],
+        iou=row["iou"],
+        on=on,
+        evaluation_no=row["evaluation_no"],
+    )

@@ -34,6 +34,7 @@ from results.rows import (
     board_row,
     evaluation_row,
     fingerprint_row,
+    image_rows,
     run_row,
     trial_rows,
     utc_text,
@@ -52,6 +53,7 @@ from results.schema import (
 from results.writing import (
     already,
     find,
+    insert_evaluation,
     insert_row,
     insert_trial,
     known_run,
@@ -195,7 +197,7 @@ class Store:
         with self._writing() as connection:
             found = find(connection, EvaluationRow, **{name: row[name] for name in _EVALUATION_KEY})
             if found is None:
-                insert_row(connection, EvaluationRow, row)
+                insert_evaluation(connection, row, image_rows(evaluation))
                 return Recorded.STORED
         require_same(f"evaluation of {artifact_sha256}", found, row, set(row))
         return Recorded.ALREADY

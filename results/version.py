@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from results.errors import DatabaseTooNew, ResultsError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Raised by one with every change of a table or view."""
 
 

@@ -27,6 +27,8 @@ LEFT JOIN evaluations e ON e.evaluation_no = COALESCE(
 _EVALUATION_COLUMNS = (
     ViewColumn("map50", "e.map50", "mAP at IoU 0.5, 0..1; NULL: no figure"),
     ViewColumn("map50_95", "e.map50_95", "mAP over IoU 0.5 to 0.95, 0..1; NULL: no figure"),
+    ViewColumn("dice", "e.dice", "mean Dice over the images, 0..1; NULL: no segmentation"),
+    ViewColumn("iou", "e.iou", "mean IoU over the classes, 0..1; NULL: no segmentation"),
     ViewColumn("eval_set", "e.set_name", "set it was scored on"),
     ViewColumn("eval_split", "e.split", "split of the set"),
     ViewColumn("eval_images", "e.images", "images it was scored on"),
@@ -93,6 +95,7 @@ V_TRIALS: Final = View(
         _plain("t", "plan_order", "place in the board's plan"),
         _plain("t", "artifact_sha256", "file that was measured"),
         _plain("t", "trial_id", "the plan's name for it"),
+        _plain("e", "evaluation_no", "number that `image_scores` uses; NULL: not scored"),
         _plain("t", "trial_no", "number that `samples` and `readings` use"),
     ),
     from_sql=f"""\

@@ -17,6 +17,7 @@ from results.schema import (
     Base,
     Board,
     EvaluationRow,
+    ImageScore,
     ReadingRow,
     Run,
     Sample,
@@ -71,12 +72,22 @@ def insert_trial(connection: Connection, rows: TrialRows) -> None:
     trial_no = insert_row(connection, Trial, {**trial, "board_no": board_no})
     insert_row(connection, Summary, {**rows.summary, "trial_no": trial_no})
     if rows.evaluation:
-        insert_row(connection, EvaluationRow, {**rows.evaluation, "trial_no": trial_no})
+        insert_evaluation(connection, {**rows.evaluation, "trial_no": trial_no}, rows.images)
     bulk_insert(
         connection, ReadingRow, ((trial_no, seq, *r) for seq, r in enumerate(rows.readings))
     )
     if rows.samples:
         bulk_insert(connection, Sample, sample_rows(trial_no, rows.samples))
+
+
+def insert_evaluation(
+    connection: Connection, row: Mapping[str, Value], images: Sequence[Sequence[Value]]
+) -> None:
+    """Insert an evaluation and what it says of each image."""
+    evaluation_no = insert_row(connection, EvaluationRow, row)
+    bulk_insert(
+        connection, ImageScore, ((evaluation_no, place, *r) for place, r in enumerate(images))
+    )
 
 
 def sample_rows(trial_no: int, samples: Samples) -> Iterator[tuple[int, int, int, int, int]]:

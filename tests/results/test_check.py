@@ -10,6 +10,7 @@ import pytest
 from agent.wire import Samples
 from results import example
 from results.check import check, recompute, repair_summaries
+from results.records import TrialRecord
 from results.store import Store
 
 
@@ -18,6 +19,32 @@ def test_a_sound_database_has_no_problem(filled: Path) -> None:
     with Store.open(filled, create=False) as store:
         assert check(store) == []
         assert repair_summaries(store) == 0
+
+
+def segmented() -> TrialRecord:
+    """A trial of which every image has a score."""
+    record = example.trial("pi5", "fp32", 0, 0)
+    return dataclasses.replace(record, evaluation=example.segmentation())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE image_scores SET dice = 0.99 WHERE place = 3",
+        "DELETE FROM image_scores WHERE place = 23",
+        "UPDATE image_scores SET image_id = 'other' WHERE place = 0",
+        "UPDATE image_scores SET dice = NULL, matches_json = '{}' WHERE place = 1",
+    ],
+)
+def test_a_changed_score_of_an_image_is_found(store: Store, path: Path, statement: str) -> None:
+    """What makes up a figure is as well guarded as the figure."""
+    store.record_trial(segmented())
+    assert check(store) == []
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement).rowcount
+    assert [problem.what for problem in check(store)] == [
+        "trial, readings or evaluation were changed since they were stored"
+    ]
 
 
 def test_trials_without_samples_or_readings_pass(store: Store) -> None:

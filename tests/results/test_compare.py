@@ -11,7 +11,8 @@ from agent.wire import ImagePrep, Reading, Samples
 from results import example
 from results.compare import Verdict, compare
 from results.errors import QueryError, UnknownRun
-from results.records import TrialRecord
+from results.matches import ImageMatches
+from results.records import EvaluationRecord, ImageScoreRecord, TrialRecord
 from results.sides import Selector
 from results.store import Store
 
@@ -106,6 +107,81 @@ def test_accuracy_on_the_same_images_is_compared(store: Store) -> None:
     assert accuracy.map50 == pytest.approx(-0.01)
     assert accuracy.map50_95 == pytest.approx(-0.01)
     assert accuracy.on == "shapes/val, 64 images (seed 1), hotcoco 1.3.0"
+
+
+def evaluated(evaluation: EvaluationRecord) -> Change:
+    return lambda record: dataclasses.replace(
+        record, evaluation=evaluation if record.block == 0 else None
+    )
+
+
+def detected(right: int, images: int = 30, first: int = 0) -> EvaluationRecord:
+    """One object an image, found in the first `right` of them."""
+    hit, miss = (0, 0.9, 1023, 0), (0, 0.2, 0, 0)
+    return dataclasses.replace(
+        example.evaluation(round(right / images, 3)),
+        per_image=[
+            ImageScoreRecord(f"{k:03}", matches=ImageMatches({0: 1}, (hit if k < right else miss,)))
+            for k in range(first, first + images)
+        ],
+    )
+
+
+def test_masks_are_compared_with_an_interval_over_images(store: Store) -> None:
+    """A Dice that is lower by the same amount on each image is shown to differ, in words too."""
+    put(store, "fp32", [50, 50], evaluated(example.segmentation()))
+    put(store, "int8_ptq", [30, 30], evaluated(example.segmentation(-0.02)))
+    verdict = compare(store, INT8, FP32)
+    assert verdict.accuracy is not None
+    assert (verdict.accuracy.map50, verdict.accuracy.no_interval) == (None, "")
+    assert verdict.accuracy.dice == pytest.approx(-0.02)
+    found = verdict.accuracy.intervals["dice"]
+    assert (found.low, found.high) == pytest.approx((-0.02, -0.02))
+    assert "Dice -0.0200 (-0.0200 to -0.0200), IoU -0.0200 on blobs/val, 24" in verdict.text
+    assert verdict.as_dict()["accuracy"]["intervals"]["dice"] == {
+        "low": found.low, "high": found.high,
+    }  # fmt: skip
+
+
+def test_detections_are_compared_with_an_interval_over_images(store: Store) -> None:
+    """Of two detectors the interval of each mAP is given, and pairs what both found."""
+    put(store, "fp32", [50, 50], evaluated(detected(25)))
+    put(store, "int8_ptq", [30, 30], evaluated(detected(15)))
+    verdict = compare(store, INT8, FP32)
+    assert verdict.accuracy is not None
+    assert set(verdict.accuracy.intervals) == {"map50", "map50_95"}
+    interval = verdict.accuracy.intervals["map50"]
+    assert -0.6 < interval.low < -10 / 30 < interval.high < -0.1
+    assert "in brackets 95 % over images, paired" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (detected(25, first=1), "the images are not the same"),
+        (dataclasses.replace(detected(25), per_image=()), "scores of single images are not stored"),
+    ],
+)
+def test_images_that_do_not_pair_have_no_interval(
+    store: Store, other: EvaluationRecord, why: str
+) -> None:
+    """The difference stands, without an interval and with the reason."""
+    put(store, "fp32", [50, 50], evaluated(detected(25)))
+    put(store, "int8_ptq", [30, 30], evaluated(other))
+    verdict = compare(store, INT8, FP32)
+    assert verdict.accuracy is not None
+    assert verdict.accuracy.map50 == pytest.approx(0.0)
+    assert (verdict.accuracy.intervals, verdict.accuracy.no_interval) == ({}, why)
+    assert f"no interval: {why}" in verdict.text
+
+
+def test_too_few_images_have_no_interval(store: Store) -> None:
+    """Below twenty images the reason is their number."""
+    put(store, "fp32", [50, 50], evaluated(example.segmentation(images=19)))
+    put(store, "int8_ptq", [30, 30], evaluated(example.segmentation(-0.1, images=19)))
+    accuracy = compare(store, INT8, FP32).accuracy
+    assert accuracy is not None
+    assert accuracy.no_interval == "19 images where 20 are needed"
 
 
 @pytest.mark.parametrize(

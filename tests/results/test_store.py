@@ -14,7 +14,7 @@ from sqlalchemy import event
 from agent.wire import Failure, FailureKind, Reading, Samples
 from results import example
 from results.errors import RecordRefused, ResultsError, UnknownRun
-from results.records import Recorded, TrialRecord
+from results.records import EvaluationRecord, Recorded, TrialRecord
 from results.store import Store
 
 STORED, ALREADY = Recorded.STORED, Recorded.ALREADY
@@ -49,6 +49,11 @@ def counts(path: Path) -> dict[str, int]:
 
 NOTHING = {"trials": 0, "samples": 0, "summaries": 0, "readings": 0, "evaluations": 0}
 ONE = {"trials": 1, "samples": 203, "summaries": 1, "readings": 3, "evaluations": 1}
+
+
+def twice_the_same_image() -> EvaluationRecord:
+    whole = example.segmentation()
+    return dataclasses.replace(whole, per_image=[whole.per_image[0]] * 2)
 
 
 def test_a_trial_is_stored_whole(store: Store, path: Path) -> None:
@@ -179,6 +184,8 @@ def test_equal_trial_ids_on_two_boards_are_two_trials(store: Store) -> None:
         ({"started_utc": datetime(2026, 1, 1)}, "no zone"),
         ({"evaluation": example.evaluation(1.5)}, "map50"),
         ({"evaluation": example.evaluation(float("nan"))}, "nan"),
+        ({"evaluation": example.segmentation(0.6)}, "dice"),
+        ({"evaluation": twice_the_same_image()}, "image_id"),
         ({"evaluation": dataclasses.replace(example.evaluation(), where="host")}, "host"),
         ({"readings": [Reading(1, float("inf"), None, None, None, None, None)]}, "temp_c is inf"),
         (
@@ -232,6 +239,11 @@ def test_a_trial_needs_its_artifact(store: Store, path: Path) -> None:
         "UPDATE summaries SET p50_ns = 'about 50'",
         "UPDATE evaluations SET map50 = 1.2",
         "UPDATE evaluations SET place = 'host'",
+        "UPDATE evaluations SET dice = -0.1",
+        "INSERT INTO image_scores VALUES (1, 0, 'a', 1.5, NULL)",
+        "INSERT INTO image_scores VALUES (1, 0, 'a', NULL, NULL)",
+        "INSERT INTO image_scores VALUES (1, 0, 'a', 0.5, '{}')",
+        "INSERT INTO image_scores VALUES (77, 0, 'a', 0.5, NULL)",
         "UPDATE runs SET state = 'finished'",
         "UPDATE fingerprints SET emulated = 'yes'",
         "DELETE FROM artifacts",
@@ -350,6 +362,19 @@ def test_an_unknown_run_is_named(store: Store) -> None:
     ):
         with pytest.raises(UnknownRun, match=r"'nope'.*orchestrator runs"):
             call()
+
+
+def test_scores_of_images_are_stored_in_order(store: Store) -> None:
+    """Each image's score is there in the order of the set, also of what the host evaluated."""
+    host = dataclasses.replace(example.segmentation(), where="host")
+    store.record_evaluation(example.RUN_ID, example.artifact("fp32").sha256, host)
+    store.record_trial(trial(evaluation=example.segmentation(-0.1)))
+    rows = store.rows("SELECT * FROM image_scores ORDER BY evaluation_no, place")
+    assert [row["place"] for row in rows] == [*range(24)] * 2
+    expected = [*host.per_image, *example.segmentation(-0.1).per_image]
+    assert [(row["image_id"], row["dice"]) for row in rows] == [
+        (image.image_id, image.dice) for image in expected
+    ]
 
 
 def test_an_evaluation_on_the_host_is_stored_once(store: Store) -> None:

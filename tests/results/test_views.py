@@ -60,6 +60,7 @@ def test_a_row_of_v_trials_by_hand(store: Store) -> None:
         "isa": "aarch64-dotprod", "scenario": "single_stream", "threads": 4, "block": 3,
         "plan_order": 7, "state": "finished", "short": 0, "n": 4, "p50_ms": 20.0, "p90_ms": None,
         "p99_ms": None, "fps": 40.0, "steady_from": None, "map50": 0.75, "map50_95": 0.55,
+        "dice": None, "iou": None, "evaluation_no": 1,
         "eval_set": "shapes", "eval_split": "val", "eval_images": 64, "eval_seed": 1,
         "evaluator": "hotcoco 1.3.0", "eval_place": "board", "temp_start_c": 50.0,
         "temp_max_c": 55.5, "clock_min_hz": None, "throttled": 4, "power_mean_w": None,
