@@ -1,4 +1,7 @@
-"""Runtimes by name; another one is one more file and one more line here."""
+"""Runtimes by name; another one is one more file and one more line here.
+
+Their modules import no runtime: each does when it is made.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,16 @@ from typing import Final
 
 from agent.errors import Refused
 from agent.runtimes.base import Feed, InputSpec, LoadedModel, Runtime
+from agent.runtimes.litert_tflite import LiteRt
 from agent.runtimes.onnxruntime import OnnxRuntime
+from agent.runtimes.torch_eager import TorchEager
 from agent.wire import FailureKind
 
-RUNTIMES: Final[dict[str, Callable[[], Runtime]]] = {"onnxruntime": OnnxRuntime}
+RUNTIMES: Final[dict[str, Callable[[], Runtime]]] = {
+    "onnxruntime": OnnxRuntime,
+    "torch": TorchEager,
+    "litert": LiteRt,
+}
 
 
 def runtime(name: str) -> Runtime:

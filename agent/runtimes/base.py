@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from agent.errors import Refused
-from agent.wire import ModelFormat, RuntimeOptions
+from agent.wire import FailureKind, ModelFormat, RuntimeName, RuntimeOptions
 
 Feed = Mapping[str, NDArray[Any]]
 """One inference's inputs by name."""
@@ -62,3 +62,31 @@ class Runtime(Protocol):
 
     def load(self, path: Path, model_format: ModelFormat, options: RuntimeOptions) -> LoadedModel:
         """Load a model file; raises Refused (model_load, out_of_memory)."""
+
+
+def require_format(name: RuntimeName, given: ModelFormat, runs: tuple[ModelFormat, ...]) -> None:
+    """Pass when a runtime runs files of this format; raises Refused (bad_request)."""
+    if given not in runs:
+        raise Refused(
+            FailureKind.BAD_REQUEST, f"runtime {name} runs {' and '.join(runs)} files, not {given}"
+        )
+
+
+def missing(name: RuntimeName, package: str, error: Exception) -> Refused:
+    """The failure where an optional runtime's package cannot be imported."""
+    return Refused(
+        FailureKind.RUNTIME_MISSING,
+        f"{package} cannot be imported ({type(error).__name__}: {error}); put it on the board "
+        f"with `orchestrator boards provision NAME --runtime {name}`, or install it for the "
+        f"python of a local board",
+    )
+
+
+def refused(
+    kind: FailureKind, what: str, error: Exception, no_memory: Sequence[str] = ()
+) -> Refused:
+    """The failure for an exception of a runtime; running out of memory has a kind of its own."""
+    text = f"{what}: {type(error).__name__}: {error}".strip()
+    if isinstance(error, MemoryError) or any(mark in text for mark in no_memory):
+        return Refused(FailureKind.OUT_OF_MEMORY, text)
+    return Refused(kind, text)

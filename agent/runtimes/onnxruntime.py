@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agent.errors import Refused
 from agent.fingerprint import cpu_model
-from agent.runtimes.base import Feed, InputSpec
+from agent.runtimes.base import Feed, InputSpec, refused, require_format
 from agent.wire import FailureKind, ModelFormat, RuntimeOptions
 
 PROVIDERS: Final = ("CPUExecutionProvider",)
@@ -65,7 +65,8 @@ class OnnxRuntime:
         self._ort = _import_onnxruntime()
 
     def load(self, path: Path, model_format: ModelFormat, options: RuntimeOptions) -> OnnxModel:
-        """Load a model; raises Refused (model_load, out_of_memory)."""
+        """Load a model; raises Refused (bad_request, model_load, out_of_memory)."""
+        require_format("onnxruntime", model_format, ("onnx", "ort"))
         ort = self._ort
         session_options = _session_options(ort, model_format, options)
         try:
@@ -192,8 +193,4 @@ def _input_spec(declared: Any) -> InputSpec:
 
 
 def _refused(kind: FailureKind, what: str, error: Exception) -> Refused:
-    """The failure for an exception of ORT; running out of memory has a kind of its own."""
-    text = f"{what}: {type(error).__name__}: {error}".strip()
-    if isinstance(error, MemoryError) or any(mark in text for mark in _NO_MEMORY):
-        return Refused(FailureKind.OUT_OF_MEMORY, text)
-    return Refused(kind, text)
+    return refused(kind, what, error, _NO_MEMORY)

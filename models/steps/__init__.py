@@ -16,6 +16,7 @@ from models.steps.kinds import (
     SPARSIFY,
     TAKE_ULTRALYTICS,
 )
+from models.steps.runtime_kinds import EXPORT_PT2, EXPORT_TFLITE, TFLITE_INT8
 from models.steps.train_kinds import DISTILL, FINETUNE, TRAIN
 
 RECIPE_STEPS: dict[str, Step] = {
@@ -30,6 +31,9 @@ RECIPE_STEPS: dict[str, Step] = {
         FP16,
         SPARSIFY,
         ORT_FORMAT,
+        EXPORT_PT2,
+        EXPORT_TFLITE,
+        TFLITE_INT8,
     )
 }
 """What a recipe may name."""

@@ -1,0 +1,56 @@
+"""The conversion to TensorFlow Lite, run as a program: `python -m models.steps.tflite_child FILE`.
+
+FILE has the request as JSON; `result.json` in the working folder has the answer: inputs, outputs,
+operators and the size of the weights, or `failed` (import, data, nothing) and `error`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from models.errors import DataError, NothingQuantized
+from models.orphan import end_with_parent
+
+
+def main(file: str) -> None:
+    """Convert; foreign output goes where the parent collects it."""
+    request: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    end_with_parent(request["parent_pid"])
+    try:
+        answer = _convert(request)
+    except ImportError as exc:
+        answer = {"failed": "import", "error": f"{type(exc).__name__}: {exc}"}
+    except DataError as exc:
+        answer = {"failed": "data", "error": str(exc)}
+    except NothingQuantized as exc:
+        answer = {"failed": "nothing", "error": str(exc)}
+    Path("result.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _convert(request: dict[str, Any]) -> dict[str, Any]:
+    import litert_torch  # noqa: PLC0415 - a missing package is reported, not raised
+    import torch  # noqa: PLC0415 - as above
+
+    from models.nets.net import load_net  # noqa: PLC0415 - needs torch
+    from models.steps import tflite_quantize  # noqa: PLC0415 - needs the quantizer
+    from models.steps.export_pt2 import OneImage  # noqa: PLC0415 - needs torch
+
+    net = load_net(Path(request["source"]))
+    size = net.arch.imgsz_px
+    with torch.no_grad():
+        made = litert_torch.convert(
+            OneImage(net.module), sample_kwargs={"images": torch.zeros(1, 3, size, size)}
+        )
+    target = Path(request["target"])
+    made.export(str(target))
+    log = []
+    if request["quantize"] != "none":
+        log = tflite_quantize.quantize(target, request, size)
+    return tflite_quantize.describe(target) | {"log": log}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
