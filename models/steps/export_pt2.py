@@ -27,7 +27,7 @@ _CONVOLUTION = "conv2d"
 _NORM = "batch_norm"
 
 
-class OneImage(nn.Module):
+class OneImage(nn.Module):  # type: ignore[misc] # torch ships no types
     """A network whose input is called `images`, as in every other format."""
 
     def __init__(self, net: nn.Module) -> None:
