@@ -51,5 +51,17 @@ FAMILIES: Final[Mapping[str, Family]] = {
     )
 }
 
-EDITS: Final[Mapping[str, str]] = {}
+EDITS: Final[Mapping[str, str]] = {
+    kind: f"models.nets.edits.{kind}"
+    for kind in (
+        "one_branch",
+        "merge_branches",
+        "fuse_bn",
+        "fake_quant",
+        "split_chunks",
+        "low_rank",
+        "activation",
+        "convolutions",
+    )
+}
 """Kind of edit -> the module that has `apply(module: nn.Module, params: dict) -> None`."""

@@ -1,0 +1,1 @@
+"""Changes of a network's structure, each repeated by its parameters when a network is loaded."""
