@@ -102,6 +102,7 @@ class Worker:
     def _take(self, digest: str, names: Sequence[str], size_bytes: int) -> dict[str, Any]:
         """Write a file, which appears under all its names when its digest is right."""
         folder = self._home / "files" / _digest(digest)
+        places = [folder / _name(name) for name in names]
         folder.mkdir(parents=True, exist_ok=True)
         total = hashlib.sha256()
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
@@ -112,8 +113,8 @@ class Worker:
         try:
             if total.hexdigest() != digest:
                 return {"error": f"{digest} arrived as {total.hexdigest()}"}
-            for name in names:
-                shutil.copyfile(taken, folder / _name(name))
+            for place in places:
+                shutil.copyfile(taken, place)
         finally:
             taken.unlink()
         return {}
