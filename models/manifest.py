@@ -6,8 +6,12 @@ import dataclasses
 import datetime
 from pathlib import Path
 
+import msgspec
+
 from models.chain import Link, VariantRequest
 from models.errors import BuildFailed
+from models.explain import compressed_bytes, explain
+from models.figures import Figures
 from models.nets.arch import metadata_of, read_header
 from models.nets.registry import FAMILIES
 from models.onnxfile import OnnxInfo, describe
@@ -60,8 +64,25 @@ def describe_result(
         fused_note=note,
         training_digest=trained.digest if trained else (before.training_digest if before else None),
         curves=(*(before.curves if before else ()), *result.curves),
+        figures=_figures(request, link, before, result),
         created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _figures(
+    request: VariantRequest, link: Link, before: Manifest | None, result: StepResult
+) -> Figures | None:
+    """What can be counted; files that cannot be inspected keep what is known of their parent."""
+    if link.step.makes == "onnx":
+        return explain(result.path, request.model.shapes)
+    if link.step.makes == "net":
+        return None
+    size_bytes = compressed_bytes(result.path)
+    known = before.figures if before is not None else None
+    if known is None:
+        note = f"multiply-accumulates not counted: {link.step.makes} is not ONNX"
+        return Figures(macs=None, compressed_bytes=size_bytes, sparsity=None, note=note)
+    return msgspec.structs.replace(known, compressed_bytes=size_bytes)
 
 
 def _info(link: Link, before: Manifest | None, result: StepResult) -> OnnxInfo:

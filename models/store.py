@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from models.errors import ArtifactLost
+from models.figures import Figures
 from models.spec import file_digest
 from models.tensors import TensorInfo
 
@@ -65,7 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     operator, the quantized kernels that ONNX Runtime makes of it and `unfused_qdq` the
     QuantizeLinear and DequantizeLinear nodes that stay; both are None where they could not be
     counted, and `fused_note` says why. `curves` are of all trainings on the way here, and
-    `training_digest` is of the data of the last. Fields that a newer version adds are ignored.
+    `training_digest` is of the data of the last. `figures` are None in the manifests of older
+    versions, and for a network that is not exported. Fields that a newer version adds are ignored.
     """
 
     schema: int = 1
@@ -93,6 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     created_utc: str
     training_digest: str | None = None
     curves: tuple[CurvePoint, ...] = ()
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True)
