@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from rich.console import Console
 from rich.text import Text
 
 from agent import wire
-from models import data, evaluate
-from models.data import DetectionSet
+from models import data, evaluate, overlap
+from models.data import AnySet, DetectionSet
 from models.spec import ModelSpec
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
-from orchestrator import dryrun, tables
+from orchestrator import accuracy, dryrun, tables
+from orchestrator.accuracy import Accuracy
 from orchestrator.assign import Built, BuiltVariant, build_all
 from orchestrator.builders.choice import builder, find
 from orchestrator.clock import SystemClock
@@ -25,14 +25,17 @@ from orchestrator.errors import RunIncomplete, unknown_name
 from orchestrator.inventory import Isa
 from orchestrator.invocation import Asked, opened_if_there
 from orchestrator.prepare import Prepared, resolve
-from orchestrator.record import EVALUATOR, artifact_record, set_name
+from orchestrator.record import artifact_record
 from orchestrator.runner import run_record
-from orchestrator.score import class_map, detections_by_image
 from orchestrator.tables import NONE, Column
-from results.records import EndOfRun, EvaluationRecord
+from results.records import EndOfRun
 from results.store import Store
 
 _BYTES_PER_MB = 1e6
+_KEPT_SHARE = 0.95
+"""MLPerf Mobile's rule for detection: INT8 keeps this share of FP32's figure."""
+_FORMATS_HERE = ("onnx", "ort")
+"""What is scored on this machine, by ONNX Runtime."""
 
 
 def build(asked: Asked, isas: Sequence[str], *, score: bool) -> None:
@@ -52,6 +55,8 @@ def build(asked: Asked, isas: Sequence[str], *, score: bool) -> None:
     built = build_all(prepared, targets, ArtifactStore(asked.workspace.models), say, where)
     scores = _score(asked, prepared, built, say) if score else {}
     _show(tables.console(), built, scores)
+    for line in lost_accuracy(scores, asked.experiment.baseline):
+        say(line)
     errors = [variant for variant in built.values() if isinstance(variant, wire.BenchError)]
     if errors:
         words = "\n".join(str(error) for error in errors)
@@ -75,12 +80,14 @@ Key = tuple[str, str, str]
 
 def _score(
     asked: Asked, prepared: Prepared, built: Built, say: Callable[[str], None]
-) -> dict[Key, evaluate.Scores]:
+) -> dict[Key, Accuracy]:
     """Accuracy of every artifact on the whole set, stored as a run without boards."""
     if prepared.scored is None:
         say("score: the experiment names no data set with labels")
         return {}
-    whole = data.load(prepared.scored.spec, asked.workspace.data)
+    spec, subset = prepared.scored.spec, prepared.scored.subset
+    task: data.Task = "detect" if isinstance(subset, DetectionSet) else "segment"
+    whole = data.load_for(task, spec, asked.workspace.data)
     clock, found = SystemClock(), {}
     state: EndOfRun = "failed"
     with Store.open(asked.location, create=True) as store:
@@ -89,15 +96,18 @@ def _score(
             for key, variant in built.items():
                 if isinstance(variant, wire.BenchError) or not _scorable(variant.model):
                     continue
+                if variant.format not in _FORMATS_HERE:
+                    say(f"score: {'/'.join(key)}: a {variant.format} file is scored on boards only")
+                    continue
                 say(f"score: {'/'.join(key)} on {len(whole.images)} images")
-                scores = _score_one(variant, whole)
+                figures = _score_one(variant, whole)
                 store.record_artifact(artifact_record(key, variant))
                 store.record_evaluation(
                     asked.request.run_id,
                     variant.artifact.sha256,
-                    _evaluation(whole, prepared.scored.spec.split, scores),
+                    figures.record(whole.name, spec.split, None, "host"),
                 )
-                found[key] = scores
+                found[key] = figures
             state = "finished"
         finally:
             store.finish_run(asked.request.run_id, state, clock.utc())
@@ -109,62 +119,72 @@ def _scorable(model: ModelSpec) -> bool:
     return model.trained and model.head is not None
 
 
-def _score_one(variant: BuiltVariant, whole: DetectionSet) -> evaluate.Scores:
+def _score_one(variant: BuiltVariant, whole: AnySet) -> Accuracy:
     model = variant.model
-    classes = class_map(model.class_names, whole.class_names)
-    if model.prep is None or model.head is None:
+    head, prep = model.head, model.prep
+    if prep is None or head is None:
         raise wire.BenchError(f"{model.name}: no letterbox or decoder is known")
-    detected = evaluate.detect_on_host(
-        variant.artifact.path, whole.images, model.prep, model.head, os.cpu_count() or 1
-    )
-    reported = [
-        wire.ImageDetections(image_id=image_id, detections=tuple(found))
-        for image_id, found in detected.items()
-    ]
-    return evaluate.score(whole, detections_by_image(reported, classes))
+    path, threads = variant.artifact.path, os.cpu_count() or 1
+    found: accuracy.Found
+    if isinstance(head, wire.DetectHead) and isinstance(whole, DetectionSet):
+        boxes = evaluate.detect_on_host(path, whole.images, prep, head, threads)
+        found = [wire.ImageDetections(name, tuple(seen)) for name, seen in boxes.items()]
+    elif isinstance(head, wire.SegmentHead) and not isinstance(whole, DetectionSet):
+        found = list(overlap.segment_on_host(path, whole.images, prep, head, threads).values())
+    else:
+        raise wire.BenchError(f"{model.name} and {whole.name} are for different tasks")
+    return accuracy.scored(whole, found, model.class_names, prep)
 
 
-def _evaluation(whole: DetectionSet, split: str, scores: evaluate.Scores) -> EvaluationRecord:
-    return EvaluationRecord(
-        set_name=set_name(whole.name, split),
-        split=split,
-        images=scores.images,
-        subset_seed=None,
-        map50=scores.map50,
-        map50_95=scores.map50_95,
-        where="host",
-        evaluator=EVALUATOR,
-        evaluator_version=metadata.version(EVALUATOR),
-        per_class=scores.per_class,
-    )
+def lost_accuracy(scores: Mapping[Key, Accuracy], baseline: str) -> list[str]:
+    """A line for each variant that keeps less than 95 % of its baseline's accuracy."""
+    lines = []
+    for (model, recipe, isa), figures in scores.items():
+        before = scores.get((model, baseline, isa))
+        name, value = figures.main
+        whole = before.main[1] if before is not None else None
+        if recipe != baseline and value is not None and whole and value < _KEPT_SHARE * whole:
+            lines.append(
+                f"LOST ACCURACY: {model}/{recipe} ({isa}) keeps {value / whole:.1%} of "
+                f"{baseline}'s {name} ({value:.3f} of {whole:.3f}), less than {_KEPT_SHARE:.0%}"
+            )
+    return lines
 
 
-def _show(out: Console, built: Built, scores: dict[Key, evaluate.Scores]) -> None:
+def _show(out: Console, built: Built, scores: Mapping[Key, Accuracy]) -> None:
     columns = [
         Column("variant"),
         Column("for"),
         Column("MB", figures=True),
         Column("parameters", figures=True),
         Column("fused INT8", figures=True),
-        Column("mAP50", figures=True),
-        Column("mAP50-95", figures=True),
+        *(Column(name, figures=True) for name in _FIGURES),
         Column("images", figures=True),
         Column("artifact"),
     ]
+    there = {
+        name for name, of in _FIGURES.items() if any(of(s) is not None for s in scores.values())
+    }
+    if scores:
+        there |= {"images"} | (there or {"mAP50", "mAP50-95"})
+    left_out = {*_FIGURES, "images"} - there
     rows = [_cells(key, variant, scores.get(key)) for key, variant in built.items()]
-    kept = [i for i in range(len(columns)) if scores or columns[i].header not in _SCORE_COLUMNS]
+    kept = [i for i, column in enumerate(columns) if column.header not in left_out]
     tables.show(out, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
-_SCORE_COLUMNS = ("mAP50", "mAP50-95", "images")
+_FIGURES: dict[str, Callable[[Accuracy], float | None]] = {
+    "mAP50": lambda found: found.map50,
+    "mAP50-95": lambda found: found.map50_95,
+    "Dice": lambda found: found.dice,
+    "IoU": lambda found: found.iou,
+}
 
 
-def _cells(
-    key: Key, variant: BuiltVariant | wire.BenchError, scores: evaluate.Scores | None
-) -> list[str]:
+def _cells(key: Key, variant: BuiltVariant | wire.BenchError, scores: Accuracy | None) -> list[str]:
     model, recipe, isa = key
     if isinstance(variant, wire.BenchError):
-        return [f"{model}/{recipe}", isa, *[NONE] * 6, "FAILED"]
+        return [f"{model}/{recipe}", isa, *[NONE] * (4 + len(_FIGURES)), "FAILED"]
     artifact, manifest = variant.artifact, variant.artifact.manifest
     kernels = manifest.fused_kernels
     return [
@@ -173,8 +193,7 @@ def _cells(
         f"{artifact.size_bytes / _BYTES_PER_MB:.2f}",
         NONE if manifest.parameters is None else f"{manifest.parameters:,}",
         NONE if kernels is None else str(sum(kernels.values())),
-        NONE if scores is None else _figure(scores.map50),
-        NONE if scores is None else _figure(scores.map50_95),
+        *(NONE if scores is None else _figure(of(scores)) for of in _FIGURES.values()),
         NONE if scores is None else str(scores.images),
         artifact.sha256[:12],
     ]

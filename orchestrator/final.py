@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,21 +27,24 @@ EMULATED = "emulated"
 def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
     """Print the table and, under it, what its figures rest on."""
     several = len({row.model for row in rows}) > 1
+    figures = accuracy_columns(rows)
     columns = [
         Column("board"),
         Column("variant"),
+        *([Column("runtime", spare=2)] if _several_runtimes(rows) else []),
         Column("MB", figures=True),
         Column("p50 ms", figures=True),
         Column("p90 ms", figures=True),
         Column("p99 ms", figures=True),
         Column("FPS", figures=True),
-        Column("mAP50", figures=True),
-        Column("mAP50-95", figures=True),
+        *(Column(name, figures=True) for name in figures),
         Column("°C", figures=True),
         Column("ratio", figures=True),
         Column("95 % interval", figures=True, spare=1),
     ]
-    cells = [_cells(row, several=several, baseline=baseline) for row in rows]
+    cells = [_cells(row, figures, several=several, baseline=baseline) for row in rows]
+    if _several_runtimes(rows):
+        cells = [[*line[:2], row.runtime, *line[2:]] for row, line in zip(rows, cells, strict=True)]
     shown = tables.show(out, columns, cells)
     if len(shown) < len(columns):
         known = [f"{row[0]} {row[1]} {row[-1]}" for row in cells if row[-1] != NONE]
@@ -51,7 +54,22 @@ def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
         out.print(Text(note, style="dim"), soft_wrap=True)
 
 
-def _cells(row: LeaderboardRow, *, several: bool, baseline: str) -> list[str]:
+def _several_runtimes(rows: Sequence[LeaderboardRow]) -> bool:
+    return len({row.runtime for row in rows}) > 1
+
+
+def accuracy_columns(rows: Sequence[LeaderboardRow]) -> Mapping[str, str]:
+    """Which figures of accuracy a table shows, by header: those of the tasks that are in it."""
+    boxes = {"mAP50": "map50", "mAP50-95": "map50_95"}
+    masks = {"Dice": "dice", "IoU": "iou"}
+    segmented = any(row.dice is not None for row in rows)
+    detected = any(row.map50 is not None for row in rows)
+    return (boxes if detected or not segmented else {}) | (masks if segmented else {})
+
+
+def _cells(
+    row: LeaderboardRow, figures: Mapping[str, str], *, several: bool, baseline: str
+) -> list[str]:
     variant = f"{row.model}/{row.variant}" if several else row.variant
     if row.emulated:
         speeds = [EMULATED, NONE, NONE, NONE]
@@ -62,11 +80,14 @@ def _cells(row: LeaderboardRow, *, several: bool, baseline: str) -> list[str]:
         printable(variant),
         f"{row.size_bytes / BYTES_PER_MB:.2f}",
         *speeds,
-        NONE if row.map50 is None else f"{row.map50:.3f}",
-        NONE if row.map50_95 is None else f"{row.map50_95:.3f}",
+        *(_share(getattr(row, name)) for name in figures.values()),
         NONE if row.temp_max_c is None else f"{row.temp_max_c:.1f}",
         *_ratio(row, baseline),
     ]
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
 
 
 def _ratio(row: LeaderboardRow, baseline: str) -> tuple[str, str]:
@@ -111,7 +132,7 @@ def notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
 def _accuracy_notes(rows: Sequence[LeaderboardRow]) -> list[str]:
     sets = sorted(
         {
-            (row.eval_images, f"{row.eval_set}/{row.eval_split}", row.eval_place)
+            (row.eval_images, f"{row.eval_set}/{row.eval_split}", row.eval_place, row.dice is None)
             for row in rows
             if row.eval_set is not None
         },
@@ -119,7 +140,10 @@ def _accuracy_notes(rows: Sequence[LeaderboardRow]) -> list[str]:
     )
     return [
         f"mAP: {images} images of {name}, detected on the {place}, scored here (COCO rules)"
-        for images, name, place in sets
+        if boxes
+        else f"Dice (mean over images) and IoU: {images} images of {name}, segmented on the "
+        f"{place}, scored here at the model's own size, padding left out"
+        for images, name, place, boxes in sets
     ]
 
 
@@ -130,6 +154,12 @@ def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
         found.append(
             f"ratio: p50 as a share of {baseline}'s on the same board, over paired "
             f"blocks; below 1 is faster"
+        )
+    if any(row.ratio is not None for row in real) and _several_runtimes(real):
+        of_base = {row.runtime for row in real if row.variant == baseline}
+        found.append(
+            f"{baseline} was run by {', '.join(sorted(of_base))}: a ratio to it across runtimes "
+            f"is that of the runtimes as well as of the files"
         )
     if len(real) < len(rows):
         found.append("emulated boards prove that a model runs, not how fast: no times are shown")

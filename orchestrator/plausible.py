@@ -67,21 +67,23 @@ def _problem_of_readings(readings: Sequence[wire.Reading]) -> str | None:
     return None
 
 
-def require_asked_for(spec: wire.TrialSpec, detections: Sequence[wire.ImageDetections]) -> None:
-    """Raise BoardFailure unless these are detections of the trial's images, in their order.
+def require_asked_for(
+    spec: wire.TrialSpec, found: Sequence[wire.ImageDetections] | Sequence[wire.ImageMask]
+) -> None:
+    """Raise BoardFailure unless this was found in the trial's images, in their order.
 
     A board that left out images in between could choose those on which it is right.
     """
     images = spec.evaluation.images if spec.evaluation is not None else ()
     asked = [image.image_id for image in images]
-    reported = [image.image_id for image in detections]
+    reported = [image.image_id for image in found]
     if reported != asked[: len(reported)]:
         wrong = next(
             (n for n, pair in enumerate(zip(reported, asked, strict=False)) if pair[0] != pair[1]),
             len(asked),
         )
         raise BoardFailure(
-            f"detections of image {reported[wrong]!r} were reported as number {wrong + 1}, where "
+            f"image {reported[wrong]!r} was reported as number {wrong + 1}, where "
             f"the board was asked for {asked[wrong] if wrong < len(asked) else 'no more'!r}; "
-            f"they are not scored"
+            f"what it found is not scored"
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent import wire
 from models import data, recipes, zoo
 from models.chain import VariantRequest, links, needs_training
-from models.data import DataSpec, DetectionSet, LabelledImage
+from models.data import AnySet, DataSpec, Task
 from models.data.files import IMAGE_SUFFIXES
 from models.data.training import training_spec
 from models.errors import DataError
@@ -52,7 +52,7 @@ class ScoredSet:
     """The seeded subset of a data set that boards evaluate, ready to be pushed."""
 
     spec: DataSpec
-    subset: DetectionSet
+    subset: AnySet
     total_images: int
     seed: int
     files: Mapping[str, File]
@@ -128,7 +128,7 @@ def resolve(
         recipe_name(reference): own.get(reference) or recipes.get(reference)
         for reference in experiment.recipes
     }
-    scored = _scored(experiment, workspace, log)
+    scored = _scored(experiment, _task(models), workspace, log)
     if scored is not None:
         for model in models.values():
             require_shared_classes(model, scored.subset)
@@ -192,27 +192,36 @@ def _training(
     return training_spec(learned, val, source.images, workspace.data)
 
 
-def _scored(experiment: Experiment, workspace: Workspace, log: Log) -> ScoredSet | None:
+def _task(models: Mapping[str, ModelSpec]) -> Task | None:
+    """What all models do whose task is known; raises ExperimentError where they differ."""
+    names: dict[Task, str] = {model.task: name for name, model in models.items() if model.task}
+    if len(names) > 1:
+        raise ExperimentError(
+            f"{names['detect']} detects and {names['segment']} segments; one set of data cannot "
+            f"be for both, so make two experiments of it"
+        )
+    return next(iter(names), None)
+
+
+def _scored(
+    experiment: Experiment, task: Task | None, workspace: Workspace, log: Log
+) -> ScoredSet | None:
     source = experiment.data
     if source is None or experiment.profile.accuracy_images == 0:
         return None
-    whole, spec = _load(source, workspace, log)
+    whole, spec = _load(source, task, workspace, log)
     subset = whole.subset(experiment.profile.accuracy_images, SUBSET_SEED)
-    files = {image.image_id: _file(image) for image in subset.images}
+    files = {image.image_id: file_of(image.path) for image in subset.images}
     return ScoredSet(spec, subset, len(whole.images), SUBSET_SEED, files)
 
 
 def _load(
-    source: DataSource | CalibrationSource, workspace: Workspace, log: Log
-) -> tuple[DetectionSet, DataSpec]:
+    source: DataSource | CalibrationSource, task: Task | None, workspace: Workspace, log: Log
+) -> tuple[AnySet, DataSpec]:
     layout = "auto" if source.layout == "images" else source.layout
     spec = DataSpec(source=source.source, layout=layout, split=source.split)
     log(f"data: reading {source.source} ({source.split})")
-    return data.load(spec, workspace.data), spec
-
-
-def _file(image: LabelledImage) -> File:
-    return file_of(image.path)
+    return data.load_for(task, spec, workspace.data), spec
 
 
 def file_of(path: Path) -> File:
@@ -241,7 +250,7 @@ def _calibration_images(experiment: Experiment, workspace: Workspace, log: Log) 
         )
     if source.layout in ("auto", "images") and _is_plain_folder(Path(source.source)):
         return _choose(_plain_files(Path(source.source)), source.images, SUBSET_SEED)
-    whole, _ = _load(source, workspace, log)
+    whole, _ = _load(source, None, workspace, log)  # any set has images
     return tuple(image.path for image in whole.subset(source.images, SUBSET_SEED).images)
 
 

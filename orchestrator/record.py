@@ -5,24 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from importlib import metadata
 
 import msgspec
 
 from agent import wire
-from models import evaluate
+from orchestrator import accuracy
 from orchestrator.assign import Built, BuiltVariant
 from orchestrator.events import BoardConnected, Event, TrialEnded
 from orchestrator.plausible import require_asked_for
 from orchestrator.prepare import Prepared
 from orchestrator.progress import variant_of
-from orchestrator.score import class_map, detections_by_image, evaluated
+from orchestrator.score import evaluated
 from results.records import ArtifactRecord, BoardRecord, EvaluationRecord, TrialRecord
 from results.store import Store
 
 _NS_PER_S = 1_000_000_000
-EVALUATOR = "hotcoco"
-"""The library behind models.evaluate; its version is stored with every figure."""
 
 
 class Recorder:
@@ -36,7 +33,7 @@ class Recorder:
         self._built: Built = {}
         self.finished = 0
         self.unscored: dict[tuple[str, str], wire.BenchError] = {}
-        """Why accuracy is missing although detections came, by board and variant."""
+        """Why accuracy is missing although the board found something, by board and variant."""
 
     def built(self, built: Built) -> None:
         """Store the artifacts that trials will refer to."""
@@ -79,7 +76,7 @@ class Recorder:
         )
 
     def _evaluation_or_none(self, event: TrialEnded) -> EvaluationRecord | None:
-        """Detections that cannot be scored are no reason to lose the times."""
+        """What was found and cannot be scored is no reason to lose the times."""
         try:
             return self._evaluation(event)
         except wire.BenchError as exc:
@@ -88,35 +85,22 @@ class Recorder:
             return None
 
     def _evaluation(self, event: TrialEnded) -> EvaluationRecord | None:
-        """The board's detections, scored; None where it reported none."""
-        scored = self._prepared.scored
-        if not event.detections or scored is None:
+        """What the board found, scored; None where it reported nothing."""
+        scored, asked = self._prepared.scored, event.spec.evaluation
+        masked = asked is not None and isinstance(asked.head, wire.SegmentHead)
+        found = event.masks if masked else event.detections
+        if not found or scored is None:
             return None
-        require_asked_for(event.spec, event.detections)
+        require_asked_for(event.spec, found)
         variant = self._built[event.trial.model, event.trial.recipe, self._isas[event.board]]
         if isinstance(variant, wire.BenchError):
             return None
-        classes = class_map(variant.model.class_names, scored.subset.class_names)
-        subset = evaluated(scored.subset, event.detections)
-        scores = evaluate.score(subset, detections_by_image(event.detections, classes))
-        whole = scores.images == scored.total_images
-        return EvaluationRecord(
-            set_name=set_name(scored.subset.name, scored.spec.split),
-            split=scored.spec.split,
-            images=scores.images,
-            subset_seed=None if whole else scored.seed,
-            map50=scores.map50,
-            map50_95=scores.map50_95,
-            where="board",
-            evaluator=EVALUATOR,
-            evaluator_version=metadata.version(EVALUATOR),
-            per_class=scores.per_class,
-        )
-
-
-def set_name(name: str, split: str) -> str:
-    """The data set's name without the split, which is stored beside it."""
-    return name.removesuffix(f"/{split}")
+        if asked is None:
+            return None
+        subset = evaluated(scored.subset, found)
+        figures = accuracy.scored(subset, found, variant.model.class_names, asked.prep)
+        seed = None if figures.images == scored.total_images else scored.seed
+        return figures.record(scored.subset.name, scored.spec.split, seed, "board")
 
 
 def artifact_record(key: tuple[str, str, str], variant: BuiltVariant) -> ArtifactRecord:

@@ -1,14 +1,14 @@
-"""Accuracy of what a board detected, scored here with one evaluator for every board."""
+"""Classes matched by name, and what a board found put into the data set's terms."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from agent import wire
-from models.data import DetectionSet
+from models.data import AnySet, SegmentationSet, Task
+from models.data.masks import FOREGROUND
 from models.spec import ModelSpec
 from orchestrator.errors import ExperimentError
 
@@ -16,8 +16,12 @@ from orchestrator.errors import ExperimentError
 def class_map(model_names: Sequence[str], set_names: Sequence[str]) -> dict[int, int]:
     """From a model's class index to the data set's, by name (case and blanks ignored).
 
-    Classes that only one of them has are left out. Raises ExperimentError when none is shared.
+    Classes that only one of them has are left out. Where both have a single class and one of
+    them is called only 'foreground', they are the same. Raises ExperimentError when none is
+    shared.
     """
+    if len(model_names) == len(set_names) == 1 and FOREGROUND in (model_names[0], set_names[0]):
+        return {0: 0}
     wanted = {_plain(name): index for index, name in enumerate(set_names)}
     found = {
         index: wanted[_plain(name)]
@@ -32,8 +36,15 @@ def class_map(model_names: Sequence[str], set_names: Sequence[str]) -> dict[int,
     return found
 
 
-def require_shared_classes(model: ModelSpec, dataset: DetectionSet) -> None:
-    """Raises ExperimentError when `model` would be scored on a set of other classes."""
+def require_shared_classes(model: ModelSpec, dataset: AnySet) -> None:
+    """Raises ExperimentError when `model` would be scored on a set of another task or classes."""
+    has: Task = "segment" if isinstance(dataset, SegmentationSet) else "detect"
+    if model.task not in (None, has):
+        needs, there = ("boxes", "masks") if has == "segment" else ("masks", "boxes")
+        raise ExperimentError(
+            f"{model.name} is for task '{model.task}', which is scored on {needs}; "
+            f"{dataset.name} has {there}; name other data"
+        )
     if model.trained and model.head is not None:
         class_map(model.class_names, dataset.class_names)
 
@@ -47,12 +58,11 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown}, … ({len(names)} classes)" if len(names) > 4 else shown  # noqa: PLR2004 - as many as are shown
 
 
-def evaluated(subset: DetectionSet, reported: Sequence[wire.ImageDetections]) -> DetectionSet:
+def evaluated(
+    subset: AnySet, reported: Sequence[wire.ImageDetections] | Sequence[wire.ImageMask]
+) -> AnySet:
     """The images that the board really evaluated, which a time cap may have cut short."""
-    seen = {image.image_id for image in reported}
-    return dataclasses.replace(
-        subset, images=tuple(image for image in subset.images if image.image_id in seen)
-    )
+    return subset.only({image.image_id for image in reported})
 
 
 def detections_by_image(

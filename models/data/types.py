@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar
@@ -53,6 +53,10 @@ class DetectionSet:
         """At most `count` images drawn by `seed`, ordered by image_id; see `drawn`."""
         return replace(self, images=drawn(self.images, count, seed))
 
+    def only(self, image_ids: Container[str]) -> DetectionSet:
+        """The images of these ids, in the set's own order."""
+        return replace(self, images=tuple(i for i in self.images if i.image_id in image_ids))
+
 
 @dataclass(frozen=True)
 class MaskedImage:
@@ -76,6 +80,10 @@ class SegmentationSet:
     def subset(self, count: int, seed: int) -> SegmentationSet:
         """At most `count` images drawn by `seed`, ordered by image_id; see `drawn`."""
         return replace(self, images=drawn(self.images, count, seed))
+
+    def only(self, image_ids: Container[str]) -> SegmentationSet:
+        """The images of these ids, in the set's own order."""
+        return replace(self, images=tuple(i for i in self.images if i.image_id in image_ids))
 
 
 AnySet: TypeAlias = DetectionSet | SegmentationSet
