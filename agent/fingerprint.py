@@ -14,9 +14,11 @@ from typing import Final, Literal
 
 from agent.emulation import emulated_by
 from agent.procfs import board_text, cpu_info, read_int, read_text
-from agent.wire import Fingerprint
+from agent.wire import RUNTIME_PACKAGES, Fingerprint
 
-PACKAGES: Final = ("msgspec", "numpy", "onnxruntime", "pillow", "psutil", "rpyc")
+PACKAGES: Final = (
+    "msgspec", "numpy", "pillow", "psutil", "rpyc", *sorted(RUNTIME_PACKAGES.values()),
+)  # fmt: skip
 
 _KIB: Final = 1024
 _CPUFREQ: Final = "sys/devices/system/cpu/cpu0/cpufreq"

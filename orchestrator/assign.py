@@ -109,7 +109,12 @@ def assign(
                 continue
             key = (trial.model, trial.recipe, prints[board].isa)
             variant = built[key]
-            reason = past.other_board(board, prints[board]) or _obstacle(key, variant, past)
+            runtime = prepared.recipes[trial.recipe].runtime
+            reason = (
+                past.other_board(board, prints[board])
+                or lacking(board, runtime, prints[board])
+                or _obstacle(key, variant, past)
+            )
             if reason is not None or isinstance(variant, wire.BenchError):
                 impossible.append((trial, reason or str(variant)))
             else:
@@ -117,6 +122,18 @@ def assign(
                 work.append(_work(plan, prepared, trial, variant, before + 1))
         assignments[board] = Assignment(tuple(work), tuple(impossible), gate)
     return assignments
+
+
+def lacking(board: str, runtime: wire.RuntimeName, known: wire.Fingerprint) -> str | None:
+    """Why a board cannot run a runtime's files, in words; None where it has the runtime."""
+    package = wire.RUNTIME_PACKAGES[runtime]
+    if package in known.packages:
+        return None
+    return (
+        f"{board} does not have the runtime {runtime} ({package}); put it there with "
+        f"`orchestrator boards provision {board} --runtime {runtime}` (a local board runs in this "
+        f"Python: `pip install {package}`)"
+    )
 
 
 def _obstacle(
@@ -152,8 +169,14 @@ def _work(
         ),
         deadline_ns=trial.deadline_ns,
         evaluation=evaluation,
+        runtime=prepared.recipes[trial.recipe].runtime,
     )
     return Work(trial, spec, tuple(files), first_attempt)
+
+
+def _fits_a_mask(head: wire.Head, prep: wire.ImagePrep) -> bool:
+    """False where what a board would have to report of an image is too large."""
+    return isinstance(head, wire.DetectHead) or prep.height * prep.width <= wire.MAX_MASK_PIXELS
 
 
 def _evaluation(
@@ -163,7 +186,7 @@ def _evaluation(
     scored = prepared.scored
     if not (trial.evaluate and model.trained) or scored is None:
         return None
-    if model.head is None or model.prep is None:
+    if model.head is None or model.prep is None or not _fits_a_mask(model.head, model.prep):
         return None
     return wire.Evaluation(
         images=scored.refs(len(scored.subset.images)),

@@ -22,6 +22,8 @@ _MUST_MATCH: Final[dict[str, Callable[[Side], object]]] = {
     "inputs": lambda side: side.inputs,
     "runtime_version": lambda side: side.runtime_versions,
 }
+_OF_ONE_RUNTIME: Final = frozenset({"runtime_version"})
+"""Versions of two runtimes have nothing in common; that there are two is noted."""
 _THROTTLE_WORDS: Final = {1: "under-voltage", 2: "capped", 4: "throttled", 8: "soft limit"}
 
 
@@ -85,8 +87,9 @@ def compare(store: Store, a: Selector, b: Selector, *, across: Collection[str] =
         latency_reasons=latency_reasons,
         accuracy=None if accuracy_reasons else _difference(store, side_a, side_b),
         accuracy_reasons=accuracy_reasons,
-        notes=tuple(
-            note for name, side in (("A", side_a), ("B", side_b)) for note in _notes(name, side)
+        notes=(
+            *(note for name, side in (("A", side_a), ("B", side_b)) for note in _notes(name, side)),
+            *_runtime_notes(side_a, side_b),
         ),
     )
 
@@ -109,7 +112,9 @@ def _latency_reasons(a: Side, b: Side, across: Collection[str]) -> Iterable[Reas
             words = ", ".join(w for bit, w in _THROTTLE_WORDS.items() if side.throttled & bit)
             yield Reason("throttled", f"{name} ran while its board was held back ({words})")
     for kind, get in _MUST_MATCH.items():
-        if kind not in across and get(a) != get(b):
+        if kind in across or (kind in _OF_ONE_RUNTIME and a.runtime != b.runtime):
+            continue
+        if get(a) != get(b):
             yield Reason(kind, f"{kind} differs: {_show(get(a))} against {_show(get(b))}")
     blocks = _common_blocks(a, b)
     if blocks < MIN_BLOCKS:
@@ -150,6 +155,13 @@ def _notes(name: str, side: Side) -> Iterable[str]:
         yield f"{name}: {side.unsteady_trials} of {side.trials} trials reached no steady state"
     if side.throttled is None:
         yield f"{name}: {side.board} cannot say whether it was throttled"
+
+
+def _runtime_notes(a: Side, b: Side) -> Iterable[str]:
+    """What a ratio across runtimes is a ratio of."""
+    if a.runtime != b.runtime:
+        ran = [f"{side.runtime} {', '.join(side.runtime_versions)}" for side in (a, b)]
+        yield f"A: ran by {ran[0]}, B by {ran[1]}: the ratio is that of the runtimes as well"
 
 
 def _latency_words(ratio: Ratio) -> str:

@@ -53,6 +53,7 @@ class LeaderboardRow:
     isa: str
     scenario: str
     threads: int
+    runtime: str
     size_bytes: int
     trials: int
     blocks: int

@@ -208,7 +208,7 @@ class Trial(Base):
     failure_message: Mapped[Str | None] = about("what happened and what to do")
     load_ns: Mapped[Big | None] = about("time to load the model; NULL: it never loaded")
     peak_rss_bytes: Mapped[Big | None] = about("peak resident memory of the worker process")
-    runtime: Mapped[Str] = about("runtime")
+    runtime: Mapped[Str] = about("what ran the file: onnxruntime, torch or litert")
     runtime_version: Mapped[Str | None] = about("its version; NULL: it never loaded")
     inputs_kind: Mapped[Str | None] = about("images or synthetic")
     started_utc: Mapped[Str] = about("when it was started, host clock")

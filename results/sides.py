@@ -79,6 +79,7 @@ class Side:
     scenario: str
     threads: int
     artifact_sha256: str
+    runtime: str
     runtime_versions: tuple[str, ...]
     options: tuple[tuple[str, Any], ...]
     inputs: str
@@ -150,6 +151,7 @@ def _side(run_id: str, rows: Sequence[Mapping[str, Any]]) -> Side:
         run_id=run_id,
         **{name: first[name] for name in (*_GROUP, "board_model")},
         emulated=bool(first["emulated"]),
+        runtime=first["runtime"],
         runtime_versions=tuple(sorted({str(row["runtime_version"]) for row in rows})),
         options=tuple(sorted(spec["options"].items())),
         inputs=_inputs(first["inputs_kind"], spec["inputs"]),

@@ -44,6 +44,7 @@ from agent.wire.samples import (
     samples_header,
 )
 from agent.wire.trial import (
+    RUNTIME_PACKAGES,
     ArtifactRef,
     DetectHead,
     Detection,
@@ -77,6 +78,7 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "MAX_MASK_PIXELS",
     "PROTOCOL",
+    "RUNTIME_PACKAGES",
     "SAMPLES_HEADER",
     "SAMPLE_PHASES",
     "ArtifactRef",

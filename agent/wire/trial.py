@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,13 @@ ModelFormat = Literal["onnx", "ort", "pt2", "tflite"]
 
 RuntimeName = Literal["onnxruntime", "torch", "litert"]
 """What runs a model on a board; all but the first are optional there."""
+
+RUNTIME_PACKAGES: Final[dict[RuntimeName, str]] = {
+    "onnxruntime": "onnxruntime",
+    "torch": "torch",
+    "litert": "ai-edge-litert",
+}
+"""The distribution that a runtime is; a board's fingerprint says which it has."""
 
 
 class ArtifactRef(Wire, frozen=True):

@@ -124,7 +124,8 @@ class FakeAgent:
             "userland_bits": 64, "isa": self.isa, "cpu_model": None, "cpu_count": 4,
             "cpu_features": [], "max_clock_hz": None, "governor": None,
             "memory_bytes": 1 << 30, "swap_bytes": 0, "os_name": "none", "kernel": "none",
-            "libc": None, "python": "none", "packages": dict.fromkeys(REQUIRED, "fake"),
+            "libc": None, "python": "none",
+            "packages": dict.fromkeys((*REQUIRED, *wire.RUNTIME_PACKAGES.values()), "fake"),
             "emulated": True, "emulated_by": "fake board", "boot_id": None,
         }  # fmt: skip
         return wire.decode(wire.encode(facts), wire.Fingerprint)
