@@ -1,0 +1,100 @@
+"""Learning curves of an artifact, from its manifest: a table for the terminal, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from models.store import CurvePoint, Manifest
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_WIDEST: Final = 40
+"""Characters of a drawn curve; longer ones show every n-th epoch."""
+
+Curve = tuple[CurvePoint, ...]
+
+
+def curves_of(points: Sequence[CurvePoint]) -> list[dict[tuple[str, str], Curve]]:
+    """The points as trainings in their order, each as curves by split and metric.
+
+    A training begins where a curve's epochs start over.
+    """
+    trainings: list[dict[tuple[str, str], list[CurvePoint]]] = []
+    for point in points:
+        key = (point.split, point.metric)
+        before = trainings[-1].get(key) if trainings else None
+        if not trainings or (before and before[-1].epoch >= point.epoch):
+            trainings.append({})
+        trainings[-1].setdefault(key, []).append(point)
+    return [{key: tuple(curve) for key, curve in each.items()} for each in trainings]
+
+
+def curves_table(manifest: Manifest) -> Table | None:
+    """One line a curve: first, best and last value, and its course; None without any."""
+    if not manifest.curves:
+        return None
+    table = Table(title=f"Learning curves of {manifest.model}/{manifest.recipe}")
+    for name in ("training", "split", "metric", "epochs"):
+        table.add_column(name)
+    for name in ("first", "best", "last"):
+        table.add_column(name, justify="right")
+    table.add_column("course")
+    for number, training in enumerate(curves_of(manifest.curves), start=1):
+        for (split, metric), curve in training.items():
+            values = [point.value for point in curve]
+            best = min(values) if metric == "loss" else max(values)
+            table.add_row(
+                str(number),
+                split,
+                metric,
+                str(curve[-1].epoch),
+                *(f"{value:.4f}" for value in (values[0], best, values[-1])),
+                sparkline(values),
+            )
+    return table
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """The values as bars from the lowest to the highest, at most 40 of them."""
+    step = -(-len(values) // _WIDEST)
+    shown = values[::step]
+    low, high = min(shown), max(shown)
+    if high == low:
+        return _BARS[0] * len(shown)
+    top = len(_BARS) - 1
+    return "".join(_BARS[round((value - low) / (high - low) * top)] for value in shown)
+
+
+def draw_curves(path: Path, points: Sequence[CurvePoint], title: str = "") -> None:
+    """Write a picture (.png, .svg): losses on the left, scores on the right.
+
+    The file appears whole or not at all. Raises ImportError without matplotlib, ValueError
+    without points, OSError where it cannot be written.
+    """
+    if not points:
+        raise ValueError("no learning curves: nothing was trained on the way to this artifact")
+    from matplotlib import rc_context  # noqa: PLC0415 - only pictures need it
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    trainings = curves_of(points)
+    for number, training in enumerate(trainings, start=1):
+        for (split, metric), curve in training.items():
+            label = f"{split} {metric}" + (f" ({number})" if len(trainings) > 1 else "")
+            axes = losses if metric == "loss" else scores
+            axes.plot([p.epoch for p in curve], [p.value for p in curve], label=label)
+    for axes, name in ((losses, "loss"), (scores, "score")):
+        axes.set(xlabel="epoch", ylabel=name)
+        if axes.lines:
+            axes.legend()
+    figure.suptitle(title)
+    whole = path.with_name(f".{path.name}.tmp")
+    # No date and no random ids: the same curves give the same file.
+    dated = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with rc_context({"svg.hashsalt": "orchestrator"}):
+        figure.savefig(whole, format=path.suffix.removeprefix("."), metadata=dated)
+    whole.replace(path)
