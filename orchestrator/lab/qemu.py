@@ -13,6 +13,12 @@ MEMORY_MIB: Final = 512
 UNPRIVILEGED_USER: Final = "nobody"
 NETWORK_CARD: Final = "nic0"
 """Its id in the machine protocol."""
+KERNEL_WORDS: Final = "console=ttyAMA0 quiet panic=5 mitigations=off nokaslr"
+"""What the board's kernel is told.
+
+Page tables of its own for the kernel (which a random address of the kernel forces) have the
+emulator translate everything anew at each system call: without, Python's imports take 40 % less.
+"""
 
 _READ_ONLY: Final = ",readonly=on"
 _GUEST_ADDRESS: Final = "10.0.2.15"
@@ -78,7 +84,7 @@ def _machine(image: str, kind: Kind, told: str = "") -> Sequence[str]:
     words += ["-M", "virt", "-accel", "tcg", "-cpu", kind.cpu]
     words += ["-smp", "1", "-m", str(MEMORY_MIB), "-device", "virtio-rng-pci"]
     words += ["-kernel", f"{image}/kernel", "-initrd", f"{image}/initrd"]
-    return [*words, "-append", f"console=ttyAMA0 quiet panic=5{told}"]
+    return [*words, "-append", f"{KERNEL_WORDS}{told}"]
 
 
 def _dropping(version: tuple[int, int] | None) -> Sequence[str]:
