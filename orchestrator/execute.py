@@ -51,6 +51,8 @@ LEASE_TTL_S: Final = 60.0
 POLL_SAMPLING_S: Final = 1.0
 """A poll costs the board a little time, so it is rare while samples are taken."""
 POLL_OTHERWISE_S: Final = 0.2
+POLL_REST: Final = 4.0
+"""How many times as long as the last poll took a board is left alone, up to POLL_SAMPLING_S."""
 RECONNECT_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
 """Waits before each renewed contact; after the last the board is given up.
 
@@ -314,7 +316,9 @@ class BoardRun:
         """Poll until the trial has ended; cancel it when the run is stopped."""
         cursor, cancelled = 0, False
         while True:
+            asked_s = self._clock.monotonic_s()
             progress = session.poll(trial_id, cursor)
+            took_s = self._clock.monotonic_s() - asked_s
             cursor = progress.next_cursor
             self._emit(TrialProgress(self._board.name, trial, progress))
             if progress.phase == "ended":
@@ -331,7 +335,8 @@ class BoardRun:
                     self._board.name,
                 )
             sampling = progress.phase in ("warmup", "sample") and not cancelled
-            self._clock.sleep(POLL_SAMPLING_S if sampling else POLL_OTHERWISE_S)
+            rest_s = max(POLL_OTHERWISE_S, min(took_s * POLL_REST, POLL_SAMPLING_S))
+            self._clock.sleep(POLL_SAMPLING_S if sampling else rest_s)
 
 
 def attempt_id(trial_id: str, attempt: int) -> str:
