@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer, git and make, and nothing else.
 PYTHON ?= python3
 VENV := .venv
+VENV313 := .venv313
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 PACKAGES := agent orchestrator models results
@@ -9,13 +10,14 @@ SYSTEM_PACKAGES := openssh-client openssh-server
 VIRTUAL_PACKAGES := qemu-system-arm qemu-utils mmdebstrap fakeroot e2fsprogs kmod cpio \
   openssh-client debian-archive-keyring
 
-.PHONY: help demo test test-all test-virtual check docs bench clean
+.PHONY: help demo test test-all test-virtual test-313 check docs bench clean
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
 	@echo "make test      install what tests need (no torch) and run all that this machine can"
 	@echo "make test-all  the same and more, with torch and, as root on Debian, with an sshd"
 	@echo "make test-virtual  tests over emulated boards (root on Debian installs what is missing)"
+	@echo "make test-313  the agent's tests under Python 3.13, where there is one"
 	@echo "make check     lint, types, import contracts, generated documents"
 	@echo "make docs      write the generated documents again"
 	@echo "make bench     the benchmarks behind the figures in docs/benchmarks.md"
@@ -68,6 +70,21 @@ test-virtual: $(VENV)/.dev
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $(VIRTUAL_PACKAGES) >/dev/null || echo "system packages could not be installed"; fi
 	$(call tested,virtual)
+
+# Raspberry Pi OS trixie has Python 3.13: the agent's tests with a board's own packages under it.
+test-313:
+	@python=$$(PYTHON313="$(PYTHON313)" .ci/python313) || { echo "$@: left out"; exit 0; }; \
+	started=$$(date +%s); set -e; \
+	if ! cmp -s agent/requirements.lock $(VENV313)/.lock; then \
+	  rm -rf $(VENV313); $$python -m venv $(VENV313); \
+	  $(VENV313)/bin/python -m pip --disable-pip-version-check --quiet install \
+	    --only-binary :all: -r agent/requirements.lock; \
+	  $(VENV313)/bin/python -m pip --disable-pip-version-check --quiet install \
+	    --constraint constraints.txt hypothesis onnx pytest pytest-timeout; \
+	  cp agent/requirements.lock $(VENV313)/.lock; \
+	fi; \
+	$(VENV313)/bin/python -m pytest --noconftest tests/agent; \
+	echo "$@: $$(( $$(date +%s) - started )) s"
 
 check: $(VENV)/.dev
 	@started=$$(date +%s); set -e; \
