@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -28,6 +28,11 @@ Examples:
   orchestrator compare board=pi5,variant=fp32 board=pi3b,variant=fp32 \\
       --across threads
 """
+
+
+FIGURES: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice", "iou": "IoU"}
+"""Headers by the names of the differences."""
+_SHOWN: Final = ("map50", "map50_95", "dice")
 
 
 @dataclass(frozen=True)
@@ -172,24 +177,51 @@ def _selector(run: str, row: LeaderboardRow, variant: str) -> Selector:
 def _show(run: str, baseline: str, compared: Sequence[Compared]) -> None:
     from orchestrator import tables  # noqa: PLC0415 - --help does without rich
 
+    figures, ranges = _accuracy_columns(compared)
     columns = (
         tables.Column("board"),
         tables.Column("variant"),
         tables.Column("latency"),
         tables.Column("ratio", figures=True),
         tables.Column("95 % interval"),
-        tables.Column("mAP50", figures=True, spare=1),
-        tables.Column("mAP50-95", figures=True),
+        *(tables.Column(FIGURES[name], figures=True, spare=name == "map50") for name in figures),
+        *(tables.Column(f"{FIGURES[name]}'s 95 %", spare=2 + (name == "map50")) for name in ranges),
     )
     click.echo(f"run {printable(run)}: against {printable(baseline)} on the same board")
     click.echo()
     several = len({one.row.model for one in compared}) > 1
-    tables.show(tables.console(), columns, [_cells(one, several) for one in compared])
-    for line in _footnotes(baseline, compared):
+    cells = [_cells(one, several, figures, ranges) for one in compared]
+    shown = tables.show(tables.console(), columns, cells)
+    hidden = [name for at, name in enumerate(ranges, len(columns) - len(ranges)) if at not in shown]
+    for line in (*_hidden_ranges(compared, hidden), *_footnotes(baseline, compared)):
         click.echo(printable(line))
 
 
-def _cells(one: Compared, several_models: bool) -> list[str]:
+def _accuracy_columns(compared: Sequence[Compared]) -> tuple[list[str], list[str]]:
+    """Which differences of accuracy the table has, and which of them have an interval."""
+    found = [one.verdict.accuracy for one in compared if one.verdict and one.verdict.accuracy]
+    figures = [name for name in _SHOWN if any(getattr(one, name) is not None for one in found)]
+    ranges = [name for name in _SHOWN if any(name in one.intervals for one in found)]
+    return figures or ["map50", "map50_95"], ranges
+
+
+def _range(verdict: Verdict | None, name: str) -> str:
+    found = verdict.accuracy.intervals.get(name) if verdict and verdict.accuracy else None
+    return "-" if found is None else f"{found.low:+.3f} to {found.high:+.3f}"
+
+
+def _hidden_ranges(compared: Sequence[Compared], names: Sequence[str]) -> Iterator[str]:
+    """A line for each interval whose column had no room."""
+    for one in compared:
+        known = [(name, _range(one.verdict, name)) for name in names]
+        words = [f"{FIGURES[name]} {found}" for name, found in known if found != "-"]
+        if words:
+            yield f"{one.row.board} {one.row.variant}: 95 % interval of {', '.join(words)}"
+
+
+def _cells(
+    one: Compared, several_models: bool, figures: Sequence[str], ranges: Sequence[str]
+) -> list[str]:
     row, verdict = one.row, one.verdict
     ratio = verdict.latency if verdict else None
     accuracy = verdict.accuracy if verdict else None
@@ -203,8 +235,8 @@ def _cells(one: Compared, several_models: bool) -> list[str]:
         word,
         "-" if ratio is None else f"{ratio.value:.3f}",
         interval,
-        _signed(accuracy.map50 if accuracy else None),
-        _signed(accuracy.map50_95 if accuracy else None),
+        *(_signed(getattr(accuracy, name) if accuracy else None) for name in figures),
+        *(_range(verdict, name) for name in ranges),
     ]
     return [printable(cell) for cell in cells]
 
@@ -218,8 +250,13 @@ def _footnotes(baseline: str, compared: Sequence[Compared]) -> Iterator[str]:
     verdicts = [one.verdict for one in compared if one.verdict is not None]
     if any(verdict.latency for verdict in verdicts):
         yield "ratio: p50 over that of the baseline, paired by block; below 1 is faster"
-    for on in dict.fromkeys(verdict.accuracy.on for verdict in verdicts if verdict.accuracy):
-        yield f"mAP: difference to the baseline on {on}"
+    accuracies = [verdict.accuracy for verdict in verdicts if verdict.accuracy]
+    for found in dict.fromkeys((one.dice is None, one.on) for one in accuracies):
+        yield f"{'mAP' if found[0] else 'Dice, IoU'}: difference to the baseline on {found[1]}"
+    if any(one.intervals for one in accuracies):
+        yield "95 % of a difference: images drawn anew with replacement, the same for both"
+    for why in dict.fromkeys(one.no_interval for one in accuracies if one.no_interval):
+        yield f"no interval of an accuracy: {why}"
     lines = [line for one in compared for line in _amiss(baseline, one)]
     if any("not comparable" in line for line in lines):
         yield "A is the variant, B the baseline:"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.stored import FIRST, LATEST, fill
+from support.stored import FIRST, LATEST, detected, fill, segmented
 from support.terminal import narrow_to
 
 from orchestrator import cli
@@ -84,6 +84,48 @@ def test_verdicts_can_be_had_as_json(database: Path) -> None:
     sides = ("board=local,variant=int8_ptq", "board=local,variant=fp32")
     one = json.loads("\n".join(compare(database, "--json", "--run", FIRST, *sides)))
     assert one["accuracy"]["map50"] == pytest.approx(-0.025)
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("masks") / "results.sqlite", segmented)
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("boxes") / "results.sqlite", detected)
+
+
+def test_segmentations_are_compared_by_dice(masks: Path) -> None:
+    """The difference in Dice stands where mAP would, with its interval over images."""
+    lines = compare(masks, "--run", FIRST)
+    assert lines[2].split()[-4:] == ["Dice", "Dice's", "95", "%"]
+    assert "mAP" not in "".join(lines)
+    assert lines[4].split()[-4:] == ["-0.020", "-0.020", "to", "-0.020"]
+    assert "Dice, IoU: difference to the baseline on blobs/val" in " ".join(lines)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_detectors_are_compared_with_their_intervals(
+    boxes: Path, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both mAPs have an interval: in the table where there is room, else in lines below it."""
+    narrow_to(columns, monkeypatch)
+    lines = compare(boxes, "--run", FIRST)
+    assert max(map(len, lines[2:6])) <= columns
+    below = [line for line in lines if line.startswith("pi5 int8_ptq: 95 % interval of mAP50 -")]
+    assert len(below) == (columns == 80)
+    if columns > 80:
+        assert lines[2].split()[-6:] == ["mAP50's", "95", "%", "mAP50-95's", "95", "%"]
+    assert "images drawn anew" in "".join(lines)
+
+
+def test_intervals_of_accuracy_are_in_the_json(boxes: Path) -> None:
+    """`--json` has the ends of each interval by the figure's name."""
+    (local, _) = json.loads("\n".join(compare(boxes, "--run", FIRST, "--json")))
+    found = local["accuracy"]["intervals"]
+    assert set(found) == {"map50", "map50_95"}
+    assert -0.7 < found["map50"]["low"] < -0.4 < found["map50"]["high"] < -0.1
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from agent import wire
+from results import example
+from results.matches import ImageMatches
 from results.records import (
     ArtifactRecord,
     BoardRecord,
     EndOfRun,
     EvaluationRecord,
+    ImageScoreRecord,
     RunRecord,
     TrialRecord,
 )
@@ -34,18 +39,25 @@ LATENCY_MS = {
 MAP50 = {"fp32": 0.9, "int8_ptq": 0.875}
 
 
-def fill(path: Path) -> Path:
+Evaluate = Callable[[str], EvaluationRecord]
+"""What was found with a variant."""
+
+
+def fill(path: Path, evaluate: Evaluate | None = None) -> Path:
     """Two runs: FIRST on local and pi5, finished; LATEST on pi5 only, one variant failed."""
+    found = evaluate or _evaluation
     with Store.open(path, create=True) as store:
         for variant, digit in (("fp32", "a"), ("int8_ptq", "b")):
             store.record_artifact(_artifact(variant, digit * 64))
-        _record(store, FIRST, _START, ("local", "pi5"), "finished")
-        _record(store, LATEST, _START + timedelta(days=1), ("pi5",), "partial", failing="int8_ptq")
+        _record(store, found, FIRST, _START, ("local", "pi5"), "finished")
+        later = _START + timedelta(days=1)
+        _record(store, found, LATEST, later, ("pi5",), "partial", failing="int8_ptq")
     return path
 
 
 def _record(
     store: Store,
+    evaluate: Evaluate,
     run_id: str,
     start: datetime,
     boards: tuple[str, ...],
@@ -59,6 +71,8 @@ def _record(
             for order, variant in enumerate(MAP50):
                 fails = variant == failing
                 trial = _trial(run_id, board, block, order, variant, fails=fails)
+                if not (fails or block):
+                    trial = dataclasses.replace(trial, evaluation=evaluate(variant))
                 store.record_trial(trial)
     store.finish_run(run_id, state, start + timedelta(minutes=2))
 
@@ -92,7 +106,7 @@ def _trial(
         outcome=_outcome(spec.trial_id, board, failure),
         samples=None if fails else _samples(LATENCY_MS[board, variant], block),
         readings=() if fails else (_reading(board, 0), _reading(board, 1_000_000_000)),
-        evaluation=None if fails or block else _evaluation(variant),
+        evaluation=None,
         attempt=1,
         started_utc=moment,
         ended_utc=moment + timedelta(seconds=9),
@@ -178,3 +192,26 @@ def _board(name: str, start: datetime) -> BoardRecord:
         boot_id=None,
     )
     return BoardRecord(name, fingerprint, _NO_SOURCES if local else _SOURCES, 0, 0, start)
+
+
+def segmented(variant: str) -> EvaluationRecord:
+    """Dice of 30 images; INT8 loses 0.02 on each."""
+    shift = {"fp32": 0.0, "int8_ptq": -0.02}[variant]
+    return example.segmentation(shift, images=30)
+
+
+def detected(variant: str) -> EvaluationRecord:
+    """An object in each of 40 images; FP32 finds 36 of them, INT8 every other one."""
+    hit, miss = (0, 0.9, 1023, 0), (0, 0.2, 0, 0)
+    right = {k for k in range(40) if k % (10 if variant == "fp32" else 2)}
+    return dataclasses.replace(
+        _evaluation(variant),
+        map50=len(right) / 40,
+        map50_95=len(right) / 40,
+        per_image=[
+            ImageScoreRecord(
+                f"{k:03}", matches=ImageMatches({0: 1}, (hit if k in right else miss,))
+            )
+            for k in range(40)
+        ],
+    )
