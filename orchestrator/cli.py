@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "lab": "Virtual boards: emulated, on this machine.",
         "runs": "List past runs, or show one.",
         "compare": "Compare variants, boards or runs; says when one cannot.",
+        "report": "Write a run as a page, beside the study it repeats.",
         "query": "Run SQL over everything that was ever measured.",
     }
 )

@@ -1,0 +1,192 @@
+"""What a stored run measured, in the order and the words of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from models.store import CurvePoint, Manifest
+from orchestrator.studies.findings import Figure
+from orchestrator.studies.published import AccuracyName, PublishedRow, Study, Variant, What
+from results.compare import Verdict, compare
+from results.errors import ResultsError
+from results.queries import LeaderboardRow, leaderboard
+from results.sides import Selector
+from results.store import Store
+
+_BYTES_PER_MB: Final = 1e6
+
+
+@dataclass(frozen=True)
+class Run:
+    """The facts of a run that a reader needs to weigh its figures."""
+
+    run_id: str
+    experiment: str
+    scale: str | None
+    profile: str
+    started_utc: str
+    software_version: str
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant on one board."""
+
+    row: LeaderboardRow
+    manifest: Manifest
+
+    @property
+    def size_mb(self) -> float:
+        """Of the file, in 1e6 bytes."""
+        return self.row.size_bytes / _BYTES_PER_MB
+
+    @property
+    def label(self) -> str:
+        """Model and variant."""
+        return f"{self.row.model}/{self.row.variant}"
+
+
+class Measured:
+    """A run's lines, and ratios between any two of them on the same board."""
+
+    def __init__(self, store: Store, run_id: str, baseline: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self.run = _run(store, run_id)
+        manifests = {
+            row["artifact_sha256"]: msgspec.json.decode(row["manifest_json"], type=Manifest)
+            for row in store.rows(_MANIFESTS, run_id=run_id)
+        }
+        self.lines = tuple(
+            Line(row, manifests[row.artifact_sha256])
+            for row in leaderboard(store, run_id, baseline)
+        )
+        self._verdicts: dict[tuple[str, ...], Verdict | None] = {}
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """Names of the boards that measured something."""
+        return tuple(dict.fromkeys(line.row.board for line in self.lines))
+
+    def line(self, board: str, variant: Variant | PublishedRow) -> Line | None:
+        """The line of a variant on a board; None where it was not measured."""
+        found = [
+            line
+            for line in self.lines
+            if line.row.board == board
+            and line.row.model in variant.models
+            and line.row.recipe == variant.recipe
+        ]
+        return found[0] if found else None
+
+    def figure(self, what: What, accuracy: AccuracyName, a: Line, b: Line) -> Figure | None:
+        """Size and latency as a / b, accuracy as a - b; None where it cannot be said."""
+        if what == "size":
+            ratio = a.row.size_bytes / b.row.size_bytes
+            return Figure(ratio, ratio, ratio)
+        if a == b:
+            exact = 1.0 if what == "latency" else 0.0
+            return Figure(exact, exact, exact)
+        verdict = self._verdict(a, b)
+        if verdict is None:
+            return None
+        return _latency(a, verdict) if what == "latency" else _accuracy(accuracy, verdict)
+
+    def _verdict(self, a: Line, b: Line) -> Verdict | None:
+        key = (a.row.board, a.label, b.label)
+        if key not in self._verdicts:
+            try:
+                sides = [_selector(self._run_id, line) for line in (a, b)]
+                self._verdicts[key] = compare(self._store, *sides, across=("model",))
+            except ResultsError:
+                self._verdicts[key] = None
+        return self._verdicts[key]
+
+    def temperatures(self, bin_c: int) -> Sequence[Mapping[str, Any]]:
+        """Median latency of sustained trials by board, variant and temperature rounded down."""
+        return self._store.rows(_BY_TEMP, run_id=self._run_id, bin=bin_c)
+
+
+_MANIFESTS: Final = """
+    SELECT DISTINCT a.artifact_sha256, a.manifest_json FROM artifacts a
+    JOIN trials t ON t.artifact_sha256 = a.artifact_sha256 WHERE t.run_id = :run_id"""
+
+_BY_TEMP: Final = """
+    SELECT board, model, variant, CAST(temp_c / :bin AS INTEGER) * :bin AS from_c,
+      COUNT(*) AS n, AVG(latency_ms) AS mean_ms, MIN(at_s) AS from_s, MAX(at_s) AS to_s
+    FROM v_latency_by_temp
+    WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0
+    GROUP BY board, model, variant, CAST(temp_c / :bin AS INTEGER)
+    ORDER BY board, model, variant, from_c"""
+
+
+def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:
+    """The learning curves of each model's first variant that has any, by model."""
+    found: dict[str, tuple[CurvePoint, ...]] = {}
+    for line in sorted(lines, key=lambda line: len(line.manifest.steps)):
+        if line.manifest.curves:
+            found.setdefault(line.row.model, line.manifest.curves)
+    return dict(sorted(found.items()))
+
+
+def labelled(study: Study, label: str | None) -> Variant | PublishedRow:
+    """The row of a label; the baseline for None."""
+    return study.baseline if label is None else study.row(label)
+
+
+def _run(store: Store, run_id: str) -> Run:
+    (row,) = store.rows(
+        "SELECT experiment, experiment_json, profile, started_utc, software_version FROM runs "
+        "WHERE run_id = :run_id",
+        run_id=run_id,
+    )
+    (blocks,) = store.rows(
+        "SELECT COUNT(DISTINCT block) AS n FROM trials WHERE run_id = :run_id", run_id=run_id
+    )
+    told = json.loads(row["experiment_json"])
+    return Run(
+        run_id=run_id,
+        experiment=row["experiment"],
+        scale=told.get("experiment", {}).get("scale"),
+        profile=row["profile"],
+        started_utc=row["started_utc"],
+        software_version=row["software_version"],
+        blocks=blocks["n"],
+    )
+
+
+def _selector(run_id: str, line: Line) -> Selector:
+    row = line.row
+    return Selector(
+        run=run_id,
+        board=row.board,
+        model=row.model,
+        variant=row.variant,
+        isa=row.isa,
+        scenario=row.scenario,
+        threads=row.threads,
+    )
+
+
+def _latency(a: Line, verdict: Verdict) -> Figure | None:
+    """None on an emulated board: its times mean nothing."""
+    ratio = verdict.latency
+    if a.row.emulated or ratio is None or ratio.low is None or ratio.high is None:
+        return None
+    return Figure(ratio.value, ratio.low, ratio.high)
+
+
+def _accuracy(name: AccuracyName, verdict: Verdict) -> Figure | None:
+    difference = verdict.accuracy
+    if difference is None:
+        return None
+    value, interval = getattr(difference, name), difference.intervals.get(name)
+    if value is None or interval is None:
+        return None
+    return Figure(value, interval.low, interval.high)
