@@ -19,7 +19,8 @@ class Family:
     `module` has `build(arch) -> nn.Module` and `sections(arch) -> dict[str, tuple[str, ...]]`,
     the beginnings of module names by section. `options` are those it knows, with their defaults.
     Nobody names a `described` family: its networks come from a description of someone else's.
-    A module may have `for_inference(module)`, which simplifies a network before its export.
+    A module may have `for_inference(module)`, which simplifies a network before its export, and
+    `min_opset(arch)`, the lowest version of ONNX that it can be exported to.
     """
 
     name: str
@@ -38,6 +39,8 @@ _DARKNET: Final = {
 }
 """As Darknet's own files; `anchor_scale` fits the anchors, made for 416 px, to another size."""
 _UNET: Final = {"num_classes": 1, "width": 1.0}
+_VARIANTS: Final = ("dilated", "lite", "group", "shuffle", "fire", "separable", "deform")
+_UNETS: Final = ("unet", *(f"unet-{variant}" for variant in _VARIANTS))
 
 FAMILIES: Final[Mapping[str, Family]] = {
     family.name: family
@@ -45,8 +48,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         Family("tinydet", "models.nets.tinydet", "detect", 160, {"num_classes": 6}),
         Family("yolov3", "models.nets.darknet", "detect", 416, _DARKNET),
         Family("yolov3-tiny", "models.nets.darknet", "detect", 416, _DARKNET),
-        Family("unet", "models.nets.unet", "segment", 256, _UNET),
-        Family("unet-dilated", "models.nets.unet", "segment", 256, _UNET),
+        *(Family(name, "models.nets.unet", "segment", 256, _UNET) for name in _UNETS),
         Family("ultralytics", "models.nets.ultra", "detect", 640, described=True),
     )
 }

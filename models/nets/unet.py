@@ -1,4 +1,4 @@
-"""U-Net and its lighter variants for one-class segmentation, in readable torch.
+"""U-Net and its lighter variants for segmentation, in readable torch.
 
 The base: 32, 64 and 128 filters going down, 256 at the bottom, each stage two 3x3 convolutions
 with bias and no batch norm, 2x2 max pooling, 2x2 transposed convolutions with the skip joined
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.nets.arch import Arch
+from models.nets.deform import OPSET, Deformable
 from models.nets.unet_stages import STAGES, Place, StageMaker
 
 FILTERS: Final = (32, 64, 128, 256)
@@ -112,6 +113,11 @@ def build(arch: Arch) -> UNet:
     return UNet(int(arch.options["num_classes"]), float(arch.options["width"]), make)
 
 
+def min_opset(arch: Arch) -> int:
+    """The lowest version of ONNX that has the network's operators."""
+    return OPSET if arch.family == "unet-deform" else 0
+
+
 def sections(_arch: Arch) -> dict[str, tuple[str, ...]]:
     """Beginnings of module names by section."""
     return {
@@ -130,5 +136,6 @@ def _initialise(layer: nn.Module) -> None:
     """Kaiming for ReLU: without batch norm torch's own weights are too small to train from."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(layer.bias)
+    elif isinstance(layer, Deformable):
+        layer.initialise()  # after its own convolution, which the lines above filled

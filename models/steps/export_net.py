@@ -36,6 +36,8 @@ def export_onnx(net: Net, path: Path, opset: int) -> None:
     code = importlib.import_module(family.module)
     size = net.arch.imgsz_px
     module = getattr(code, "for_inference", nn.Module.eval)(net.module)
+    if hasattr(code, "min_opset"):
+        opset = max(opset, code.min_opset(net.arch))
     with warnings.catch_warnings():
         # The older exporter is deprecated, but only it names nodes by module: /decode/...
         warnings.simplefilter("ignore", DeprecationWarning)
