@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-Rows = Callable[[str], list[dict[str, Any]]]
+Row = dict[str, Any]
+Rows = Callable[[str], list[Row]]
 """Answers a query of the run's database."""
 
 EXPERIMENT = """
@@ -75,3 +76,14 @@ def samples_kept(rows: Rows, board: str, states: Iterable[str]) -> int:
         f"WHERE board = '{board}' AND state IN ({listed})"
     )
     return int(row["n"])
+
+
+def finished(rows: Rows) -> list[Row]:
+    """The finished trials, whole, in order."""
+    return rows("SELECT * FROM trials WHERE state = 'finished' ORDER BY trial_no")
+
+
+def require_kept(before: Sequence[Row], after: Sequence[Row]) -> None:
+    """What was finished before a resumption is the same after it, to the last column."""
+    assert before
+    assert [row for row in before if row not in after] == []
