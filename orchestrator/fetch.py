@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agent import wire
 from orchestrator.boards.base import Session
 from orchestrator.errors import TransferFailed
+from orchestrator.pace import Pace
 
 MAX_PART_BYTES: Final = 256 << 20
 """No honest journal comes near it; a board cannot make the host allocate more."""
@@ -33,7 +35,9 @@ class Journal:
     masks: tuple[wire.ImageMask, ...] | None = None
 
 
-def fetch(session: Session, trial_id: str) -> Journal:
+def fetch(
+    session: Session, trial_id: str, now_s: Callable[[], float] = time.monotonic
+) -> Journal:
     """Read the journal of an ended trial.
 
     Raises TransferFailed when a part does not verify, WireError when it is not what it should be.
@@ -41,8 +45,10 @@ def fetch(session: Session, trial_id: str) -> Journal:
     outcome = session.outcome(trial_id)
     if outcome.trial_id != trial_id:
         raise TransferFailed(f"asked for trial {trial_id}, got {outcome.trial_id}", session.board)
+    pace = Pace(now_s=now_s)
     parts: dict[str, bytes] = {
-        name: _read_part(session, trial_id, name, part) for name, part in outcome.parts.items()
+        name: _read_part(session, trial_id, name, part, pace)
+        for name, part in outcome.parts.items()
     }
     try:
         return _decoded(outcome, parts)
@@ -62,7 +68,9 @@ def _decoded(outcome: wire.Outcome, parts: Mapping[Any, bytes]) -> Journal:
     )
 
 
-def _read_part(session: Session, trial_id: str, name: str, part: wire.Part) -> bytes:
+def _read_part(
+    session: Session, trial_id: str, name: str, part: wire.Part, pace: Pace
+) -> bytes:
     if not 0 <= part.size_bytes <= MAX_PART_BYTES:
         raise TransferFailed(
             f"the {name} of trial {trial_id} would be {part.size_bytes} bytes; "
@@ -71,8 +79,9 @@ def _read_part(session: Session, trial_id: str, name: str, part: wire.Part) -> b
         )
     data = bytearray()
     while len(data) < part.size_bytes:
-        want = min(wire.CHUNK_BYTES, part.size_bytes - len(data))
+        want, sent_s = min(pace.chunk_bytes, part.size_bytes - len(data)), pace.sent()
         piece = session.read(trial_id, name, len(data), want)
+        pace.answered(len(piece), sent_s)
         data += piece
         if len(piece) < want:  # byte by byte a board could keep the host busy for years
             break

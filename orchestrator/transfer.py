@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from typing import BinaryIO, Final
 from agent import wire
 from orchestrator.boards.base import Session
 from orchestrator.errors import TransferFailed
+from orchestrator.pace import Pace
 
 CHUNKS_UNDER_WAY: Final = 4
-"""Chunks sent before the first answer is waited for; about 4 MiB in the board's buffers."""
+"""Chunks sent before the first answer is waited for; at most 4 MiB in the board's buffers."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def push(
     files: Iterable[File],
     progress: Callable[[PushState], None],
     keep_going: Callable[[], bool] = lambda: True,
+    now_s: Callable[[], float] = time.monotonic,
 ) -> PushState:
     """Make every file present on the board; returns what moved.
 
@@ -54,8 +57,9 @@ def push(
     total = sum(file.size_bytes - offsets[file.sha256] for file in missing)
     state = PushState(len(wanted), len(missing), 0, total)
     progress(state)
+    pace = Pace(CHUNKS_UNDER_WAY, now_s)
     for file in missing:
-        for moved in _push_one(session, file, offsets[file.sha256], keep_going):
+        for moved in _push_one(session, file, offsets[file.sha256], keep_going, pace):
             state = PushState(len(wanted), len(missing), state.moved_bytes + moved, total)
             progress(state)
     return state
@@ -67,26 +71,28 @@ def _there(file: File, found: wire.Has) -> int:
 
 
 def _push_one(
-    session: Session, file: File, offset: int, keep_going: Callable[[], bool]
+    session: Session, file: File, offset: int, keep_going: Callable[[], bool], pace: Pace
 ) -> Iterable[int]:
     """Send one file from `offset` on, yielding the bytes of each chunk that has arrived.
 
     A few chunks are under way at once, so that reading, sending and storing overlap.
     """
-    sent: deque[tuple[int, Callable[[], wire.Put]]] = deque()
+    sent: deque[tuple[int, float, Callable[[], wire.Put]]] = deque()
     arrived = complete = False
     with _opened(session, file, offset) as stream:
         while not complete:
-            while len(sent) < CHUNKS_UNDER_WAY and not arrived and keep_going():
-                chunk = _read(session, file, stream)
-                arrived = len(chunk) < wire.CHUNK_BYTES
+            while len(sent) < pace.under_way and not arrived and keep_going():
+                wanted, sent_s = pace.chunk_bytes, pace.sent()
+                chunk = _read(session, file, stream, wanted)
+                arrived = len(chunk) < wanted
                 wait = session.begin_put_chunk(file.sha256, offset, file.size_bytes, chunk)
                 offset += len(chunk)
-                sent.append((len(chunk), wait))
+                sent.append((len(chunk), sent_s, wait))
             if not sent:
                 break
-            moved, wait = sent.popleft()
+            moved, sent_s, wait = sent.popleft()
             complete = wait().complete
+            pace.answered(moved, sent_s)
             yield moved
     if arrived and not complete:
         raise TransferFailed(
@@ -107,8 +113,8 @@ def _opened(session: Session, file: File, offset: int) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _read(session: Session, file: File, stream: BinaryIO) -> bytes:
+def _read(session: Session, file: File, stream: BinaryIO, size_bytes: int) -> bytes:
     try:
-        return stream.read(wire.CHUNK_BYTES)
+        return stream.read(size_bytes)
     except OSError as exc:
         raise TransferFailed(f"cannot read {file.path}: {exc.strerror}", session.board) from exc

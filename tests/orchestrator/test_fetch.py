@@ -9,8 +9,9 @@ import pytest
 from support.runs import CLOCK, RUN_ID, fake_board, model_file, planned, work
 
 from agent import wire
-from orchestrator.boards.base import Session
+from orchestrator.boards.base import Argument, Pending, Session
 from orchestrator.boards.fake import FakeAgent
+from orchestrator.boards.link import CALL_TIMEOUT_S
 from orchestrator.errors import BoardFailure, TransferFailed
 from orchestrator.fetch import MAX_PART_BYTES, Journal, fetch
 from orchestrator.transfer import push
@@ -51,6 +52,25 @@ class Ended:
 @pytest.fixture
 def ended(tmp_path: Path) -> Ended:
     return Ended(tmp_path)
+
+
+def test_a_slow_line(ended: Ended) -> None:
+    """A large journal comes home over 5 KB/s, and no piece of it outlasts a call's time-out."""
+    plain, now_s, longest_s = ended.agent.begin, [0.0], [0.0]
+
+    def begin(method: str, *args: Argument) -> Pending:
+        answer = plain(method, *args)
+        took_s = len(answer()) / 5_000
+        now_s[0] += took_s
+        longest_s[0] = max(longest_s[0], took_s)
+        return answer
+
+    ended.agent.begin = begin  # type: ignore[method-assign]
+    lines = wire.encode(ended.session.telemetry()).encode() + b"\n"
+    ended.part("readings", lines * 2000)
+    journal = fetch(ended.session, ended.trial_id, lambda: now_s[0])
+    assert len(journal.readings) == 2000
+    assert longest_s[0] < CALL_TIMEOUT_S / 2
 
 
 def test_whole_journal(tmp_path: Path) -> None:

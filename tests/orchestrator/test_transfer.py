@@ -14,7 +14,15 @@ from support.runs import fake_board
 from agent import wire
 from orchestrator.boards.base import Argument, Pending, Session
 from orchestrator.boards.fake import FakeAgent
-from orchestrator.errors import AgentDied, BoardDiskFull, BoardFailure, TransferFailed
+from orchestrator.boards.link import CALL_TIMEOUT_S
+from orchestrator.errors import (
+    AgentDied,
+    BoardDiskFull,
+    BoardFailure,
+    BoardUnreachable,
+    TransferFailed,
+)
+from orchestrator.pace import LEAST_BYTES
 from orchestrator.transfer import File, PushState, push
 
 CHUNK = wire.CHUNK_BYTES
@@ -213,10 +221,80 @@ def test_a_line_that_breaks_midway(agent: FakeAgent, tmp_path: Path) -> None:
 
     with pytest.raises(AgentDied):
         push(Session("pi", Recording(agent, breaks)), [file], lambda state: None)
-    assert len(agent.partial[file.sha256]) >= 3 * CHUNK
+    arrived = len(agent.partial[file.sha256])
+    assert arrived >= 3 * LEAST_BYTES
     state, _ = pushed(Session("pi", agent), file)
-    assert state.moved_bytes < 6 * CHUNK
+    assert state.moved_bytes == file.size_bytes - arrived
     assert file.sha256 in agent.files
+
+
+class Throttled:
+    """A line of so many bytes a second to a fake agent, with the time-out of a real link.
+
+    Both directions are slow; a call's answer comes when all before it has crossed.
+    """
+
+    def __init__(self, agent: FakeAgent, bytes_per_s: float, round_trip_s: float = 0.05) -> None:
+        self.now_s = 0.0
+        self.bytes_per_s = bytes_per_s
+        self.sizes: list[int] = []
+        self._agent = agent
+        self._round_trip_s = round_trip_s
+        self._free_s = 0.0
+
+    def begin(self, method: str, *args: Argument) -> Pending:
+        began_s = self.now_s
+        size = sum(len(arg) for arg in args if isinstance(arg, bytes))
+        if method == "put_chunk":
+            self.sizes.append(size)
+        answer = self._agent.begin(method, *args)
+
+        def wait() -> str | bytes:
+            said = answer()
+            self._free_s = max(self._free_s, began_s) + (size + len(said)) / self.bytes_per_s
+            done_s = max(self._free_s, began_s) + self._round_trip_s
+            if done_s - began_s > CALL_TIMEOUT_S:
+                raise BoardUnreachable(f"no answer to {method}", "pi")
+            self.now_s = max(self.now_s, done_s)
+            return said
+
+        return wait
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("bytes_per_s", [4e3, 20e3, 200e3, 2e6, 100e6])
+def test_a_slow_line(bytes_per_s: float, agent: FakeAgent, tmp_path: Path) -> None:
+    """However slow a line is, no chunk outlasts a call's time-out, and the line is kept busy."""
+    line = Throttled(agent, bytes_per_s)
+    file = new_file(tmp_path, round(min(120 * bytes_per_s, 24 * CHUNK)))
+    state = push(Session("pi", line), [file], lambda state: None, now_s=lambda: line.now_s)
+    assert state.moved_bytes == file.size_bytes
+    assert line.now_s < 1.1 * file.size_bytes / bytes_per_s + 1.0
+    assert max(line.sizes) == CHUNK or bytes_per_s < 1e6
+
+
+def test_a_line_that_becomes_slow(agent: FakeAgent, tmp_path: Path) -> None:
+    """A line that loses nine tenths of its speed midway is followed without a lost call."""
+    line = Throttled(agent, 3e6)
+    file = new_file(tmp_path, 24 * CHUNK)
+
+    def slower(state: PushState) -> None:
+        if state.moved_bytes > 12 * CHUNK:
+            line.bytes_per_s = 3e5
+
+    push(Session("pi", line), [file], slower, now_s=lambda: line.now_s)
+    assert file.sha256 in agent.files
+    assert line.sizes[-2] < CHUNK
+
+
+def test_small_files_do_not_slow_down_a_large_one(agent: FakeAgent, tmp_path: Path) -> None:
+    """Files that take no more than a round trip each say nothing of the line's speed."""
+    line = Throttled(agent, 100e6, round_trip_s=0.2)
+    files = [new_file(tmp_path, size) for size in (*range(1, 30), 40 * CHUNK)]
+    push(Session("pi", line), files, lambda state: None, now_s=lambda: line.now_s)
+    assert max(line.sizes) == CHUNK
 
 
 def test_a_full_disk_midway(agent: FakeAgent, tmp_path: Path) -> None:
