@@ -39,10 +39,11 @@ ANCHORS: Final = (
 )
 """yolov3.cfg: widths and heights in input pixels, made for 416 px, at strides 8, 16 and 32."""
 TINY_ANCHORS: Final = (
-    ((10, 14), (23, 27), (37, 58)),
+    ((23, 27), (37, 58), (81, 82)),
     ((81, 82), (135, 169), (344, 319)),
 )
-"""yolov3-tiny.cfg: the same at strides 16 and 32."""
+"""Those that yolov3-tiny.weights was trained with, at strides 16 and 32 (mask = 1,2,3, not the
+0,1,2 of later yolov3-tiny.cfg files: https://github.com/AlexeyAB/darknet/issues/1341)."""
 
 
 class Darknet53(nn.Module):
