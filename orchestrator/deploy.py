@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import io
 import os
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,9 +31,25 @@ OWN_NAMES: Final = (
 """All that an agent and its host ever put into a home, as shell patterns."""
 
 
+HALF_MADE: Final = ".new-"
+"""How a bundle is called until it is whole."""
+
+LEFT_OVER_S: Final = 3600.0
+"""What is half made for so long belongs to an installation that was cut."""
+
+
 def may_be_marked(names: Sequence[str]) -> bool:
     """Whether a directory with these entries is an agent's home: nothing of others is in it."""
     return all(any(fnmatch.fnmatchcase(name, own) for own in OWN_NAMES) for name in names)
+
+
+def _remove_left_over(bundles: Path) -> None:
+    """Delete what runs that were killed left half made; a young one may still be at it."""
+    before_s = time.time() - LEFT_OVER_S
+    for entry in bundles.glob(f"{HALF_MADE}*"):
+        with contextlib.suppress(OSError):  # another run may be faster
+            if entry.lstat().st_mtime < before_s:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -63,10 +81,11 @@ class Bundle:
             (home / HOME_MARKER).write_text(HOME_MARKER_TEXT)
         bundles = home / "bundles"
         target = bundles / self.directory_name
+        _remove_left_over(bundles)
         if target.is_dir():
             return target
         bundles.mkdir(exist_ok=True)
-        half_made = Path(tempfile.mkdtemp(dir=bundles, prefix=".new-"))
+        half_made = Path(tempfile.mkdtemp(dir=bundles, prefix=HALF_MADE))
         try:
             for name, data in self.files.items():
                 path = half_made / name

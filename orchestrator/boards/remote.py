@@ -21,15 +21,19 @@ import paramiko
 from orchestrator.boards.link import LastWords, end_process
 from orchestrator.boards.shell import COMMAND_TIMEOUT_S, CommandResult, run_script
 from orchestrator.boards.sshcommand import CONNECT_TIMEOUT_S, SshTarget, explain, remote_path
-from orchestrator.deploy import HOME_MARKER, HOME_MARKER_TEXT, Bundle, may_be_marked
+from orchestrator.deploy import (
+    HALF_MADE,
+    HOME_MARKER,
+    HOME_MARKER_TEXT,
+    LEFT_OVER_S,
+    Bundle,
+    may_be_marked,
+)
 from orchestrator.errors import BoardDiskFull, BoardUnreachable, HostKeyRejected, TransferFailed
 
 CHANNEL_TIMEOUT_S = 20
 OUTPUT_LIMIT_BYTES = 1 << 20
 """A command that says more is given up: what is expected fits many times."""
-HALF_MADE = ".new-"
-LEFT_OVER_MIN = 60
-"""What is half made for so long belongs to an installation that was cut."""
 _READ_BYTES = 1 << 16
 _POLL_S = 0.005
 
@@ -89,7 +93,7 @@ class Remote:
         new, packed = remote_path(half_made), remote_path(archive)
         self._must(
             f"umask 077; find {remote_path(bundles)} -maxdepth 1 -name '{HALF_MADE}*' "
-            f"-mmin +{LEFT_OVER_MIN} -exec rm -rf {{}} +; "
+            f"-mmin +{LEFT_OVER_S / 60:.0f} -exec rm -rf {{}} +; "
             f"mkdir {new} && tar -xzf {packed} -C {new} && sync -f {new} && "
             f"{{ test -f {target}/__main__.py || rm -rf {target}; }} && "
             f"{{ mv -T {new} {target} || test -f {target}/__main__.py; }}; "

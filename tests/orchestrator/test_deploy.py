@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 import agent
 from agent.wire.bundle import ENTRY_NAME, bundle_digest
 from orchestrator import deploy
-from orchestrator.deploy import HOME_MARKER, Bundle
+from orchestrator.deploy import HALF_MADE, HOME_MARKER, LEFT_OVER_S, Bundle
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,17 @@ def test_what_a_killed_installation_left(bundle: Bundle, tmp_path: Path) -> None
     half.mkdir(parents=True)
     (half / ENTRY_NAME).write_text("half")
     assert contents(bundle.install(tmp_path)) == bundle.files
+
+
+def test_left_overs_are_cleared(bundle: Bundle, tmp_path: Path) -> None:
+    """What killed runs left half made goes with the next contact; a young one may be at work."""
+    bundle.install(tmp_path)
+    for name in ("killed", "at-work"):
+        (tmp_path / "bundles" / f"{HALF_MADE}{name}" / "agent").mkdir(parents=True)
+    hours_ago = time.time() - 2 * LEFT_OVER_S
+    os.utime(tmp_path / "bundles" / f"{HALF_MADE}killed", (hours_ago, hours_ago))
+    bundle.install(tmp_path)
+    assert leftovers(tmp_path) == [f"{HALF_MADE}at-work"]
 
 
 def test_tar(bundle: Bundle) -> None:

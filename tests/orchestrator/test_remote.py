@@ -18,9 +18,9 @@ from support.boards import ssh_target
 from support.sshd import Sshd, free_port
 
 from orchestrator.boards import remote as remote_module
-from orchestrator.boards.remote import HALF_MADE, Remote, open_remote
+from orchestrator.boards.remote import Remote, open_remote
 from orchestrator.boards.sshcommand import SshTarget
-from orchestrator.deploy import HOME_MARKER, Bundle
+from orchestrator.deploy import HALF_MADE, HOME_MARKER, Bundle
 from orchestrator.errors import (
     BoardDiskFull,
     BoardUnreachable,
