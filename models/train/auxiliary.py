@@ -11,6 +11,7 @@ The network itself does not change: it is listened to by hooks, which are remove
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from typing import Any, Final
 
 import torch
@@ -113,18 +114,17 @@ def attach(net: Net) -> tuple[Listener, nn.Module]:
 def feature_maps(net: Net, strides: tuple[int, ...]) -> dict[int, tuple[nn.Module, int]]:
     """Of each stride the module of the backbone that gives its last map, and the map's channels.
 
-    Found by one pass of a blank image. Of nested modules the outermost ends last.
+    Found by one pass of a blank image. Of nested modules the outermost ends last. Modules that
+    are run twice, such as an activation that many layers share, tell nothing of a place.
     """
     sections = importlib.import_module(FAMILIES[net.arch.family].module).sections(net.arch)
     prefixes = next((sections[name] for name in _SECTIONS if name in sections), ())
     side = net.arch.imgsz_px
-    found: dict[int, tuple[nn.Module, int]] = {}
+    seen: list[tuple[int, nn.Module, int]] = []
 
     def note(module: nn.Module, _given: Any, out: Any) -> None:
         if isinstance(out, Tensor) and out.ndim == 4 and side % out.shape[2] == 0:  # noqa: PLR2004
-            stride = side // out.shape[2]
-            if stride in strides:
-                found[stride] = (module, out.shape[1])
+            seen.append((side // out.shape[2], module, out.shape[1]))
 
     inside = [
         module
@@ -140,4 +140,9 @@ def feature_maps(net: Net, strides: tuple[int, ...]) -> dict[int, tuple[nn.Modul
         for hook in hooks:
             hook.remove()
         net.module.train(training)
-    return found
+    runs = Counter(id(module) for _, module, _ in seen)
+    return {
+        stride: (module, channels)
+        for stride, module, channels in seen
+        if stride in strides and runs[id(module)] == 1
+    }

@@ -42,7 +42,8 @@ class DetectionData:
     def __init__(self, training: TrainingSpec, settings: Settings, imgsz_px: int) -> None:
         self._prep = ImagePrep(height=imgsz_px, width=imgsz_px)
         self._settings = settings
-        self._examples = _examples(training, settings, self._prep)
+        self._listed = _listed(training, settings)
+        self._examples = _examples(training, settings, self._listed, self._prep)
         self._val = _scored(training, settings, self._prep)
 
     def __len__(self) -> int:
@@ -52,6 +53,17 @@ class DetectionData:
     def scored(self) -> bool:
         """Whether there are validation images."""
         return self._val is not None
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Image (s, s, 3) of a number; raises ImageError."""
+        return self._examples[index].pixels
+
+    def labels(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes (k, 4) in input pixels and classes (k,) of an image."""
+        if self._listed is not None:  # without decoding its pixels
+            return boxes_of(self._listed[index], self._prep)
+        example = self._examples[index]
+        return example.boxes, example.classes
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Truth]]:
         """Images (n, 3, s, s) in 0..1 and their objects."""
@@ -84,28 +96,47 @@ class DetectionData:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def _examples(training: TrainingSpec, settings: Settings, prep: ImagePrep) -> Examples[Example]:
-    size_bytes = 3 * prep.height * prep.width
-    images = limit_of(training, settings)
+def _listed(training: TrainingSpec, settings: Settings) -> tuple[LabelledImage, ...] | None:
+    """A folder's images; None for those that are drawn."""
     if is_procedural(training.data):
-        split = training.data.split
-        count = images or PROCEDURAL_IMAGES
-        return Examples(lambda i: load_example(split, i, prep), count, size_bytes)
-    found = chosen(training.data, images, training.cache, "detect")
+        return None
+    found = chosen(training.data, limit_of(training, settings), training.cache, "detect")
     if not isinstance(found, DetectionSet):
         raise DataError(f"{found.name}: has masks and no boxes; a detector needs boxes")
-    return Examples(lambda i: read_example(found.images[i], prep), len(found.images), size_bytes)
+    return found.images
+
+
+def _examples(
+    training: TrainingSpec,
+    settings: Settings,
+    listed: tuple[LabelledImage, ...] | None,
+    prep: ImagePrep,
+) -> Examples[Example]:
+    size_bytes = 3 * prep.height * prep.width
+    if listed is not None:
+        return Examples(lambda i: read_example(listed[i], prep), len(listed), size_bytes)
+    split = training.data.split
+    count = limit_of(training, settings) or PROCEDURAL_IMAGES
+    return Examples(lambda i: load_example(split, i, prep), count, size_bytes)
 
 
 def read_example(image: LabelledImage, prep: ImagePrep) -> Example:
-    """One labelled image, letterboxed; objects to be ignored are left out. Raises ImageError."""
-    tensor, geometry = prepare(read_image(image.path), prep)  # (1, 3, s, s) in 0..1
+    """One labelled image, letterboxed, with its boxes. Raises ImageError."""
+    tensor, _ = prepare(read_image(image.path), prep)  # (1, 3, s, s) in 0..1
+    pixels = np.ascontiguousarray(np.rint(tensor[0].transpose(1, 2, 0) * 255).astype(np.uint8))
+    return Example(pixels, *boxes_of(image, prep))
+
+
+def boxes_of(
+    image: LabelledImage, prep: ImagePrep
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes (k, 4) in input pixels and classes (k,); objects to be ignored are left out."""
+    geometry = Geometry.of(image.width, image.height, prep)
     kept = [box for box in image.boxes if not box.ignore]
     corners = [(box.x1, box.y1, box.x2, box.y2) for box in kept]
     boxes = np.array(corners, dtype=np.float32).reshape(-1, 4) * np.float32(geometry.scale)
     boxes += np.array([geometry.pad_x, geometry.pad_y] * 2, dtype=np.float32)
-    pixels = np.ascontiguousarray(np.rint(tensor[0].transpose(1, 2, 0) * 255).astype(np.uint8))
-    return Example(pixels, boxes, np.array([box.class_index for box in kept], dtype=np.int64))
+    return boxes, np.array([box.class_index for box in kept], dtype=np.int64)
 
 
 def _scored(training: TrainingSpec, settings: Settings, prep: ImagePrep) -> _Scored | None:

@@ -21,7 +21,7 @@ from models.nets.registry import FAMILIES, Task
 from models.spec import TrainingSpec
 from models.steps.settings import Settings
 from models.store import CurvePoint
-from models.train import auxiliary, loop, soft
+from models.train import auxiliary, loop, soft, ultra
 from models.train.detecting import DetectionData
 from models.train.objectives import objective_of
 from models.train.optimizing import device_of
@@ -66,8 +66,9 @@ def fit(
     if training.val is not None and settings.val_images:
         _refuse_other_val(training, names, task)
     if net.arch.family == "ultralytics":
-        raise BuildFailed("ultralytics' networks are trained elsewhere")
-    curves = _fit_ours(net, training, settings, log, teacher, resume)
+        curves = ultra.fit(net, training, settings, log, teacher=teacher, resume=resume)
+    else:
+        curves = _fit_ours(net, training, settings, log, teacher, resume)
     net.arch = msgspec.structs.replace(net.arch, class_names=names, trained=True)
     return curves
 

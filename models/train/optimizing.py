@@ -61,9 +61,13 @@ class Average:
 
     def update(self, module: nn.Module) -> None:
         """Take in the weights after a step."""
+        self.update_from(module.state_dict())
+
+    def update_from(self, state: dict[str, Tensor]) -> None:
+        """Take in weights by name, detached."""
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in module.state_dict().items():  # detached
+        for name, value in state.items():
             if name in self._averaged or name.endswith(_RUNNING):
                 self.state[name].lerp_(value, share)
             elif self.state[name].shape == value.shape:
