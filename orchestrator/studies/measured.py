@@ -39,12 +39,18 @@ class Line:
     """One variant on one board."""
 
     row: LeaderboardRow
-    manifest: Manifest
+    manifest: Manifest | None
+    """None where another version wrote one that cannot be read."""
 
     @property
     def size_mb(self) -> float:
         """Of the file, in 1e6 bytes."""
         return self.row.size_bytes / _BYTES_PER_MB
+
+    @property
+    def parameters(self) -> int | None:
+        """Trained numbers of the network."""
+        return None if self.manifest is None else self.manifest.parameters
 
     @property
     def label(self) -> str:
@@ -60,7 +66,7 @@ class Measured:
         self._run_id = run_id
         self.run = _run(store, run_id)
         manifests = {
-            row["artifact_sha256"]: msgspec.json.decode(row["manifest_json"], type=Manifest)
+            row["artifact_sha256"]: _manifest(row["manifest_json"])
             for row in store.rows(_MANIFESTS, run_id=run_id)
         }
         self.lines = tuple(
@@ -129,15 +135,23 @@ _BY_TEMP: Final = """
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:
     """The learning curves of each model's first variant that has any, by model."""
     found: dict[str, tuple[CurvePoint, ...]] = {}
-    for line in sorted(lines, key=lambda line: len(line.manifest.steps)):
-        if line.manifest.curves:
-            found.setdefault(line.row.model, line.manifest.curves)
+    known = [(line.row.model, line.manifest) for line in lines if line.manifest is not None]
+    for model, manifest in sorted(known, key=lambda pair: len(pair[1].steps)):
+        if manifest.curves:
+            found.setdefault(model, manifest.curves)
     return dict(sorted(found.items()))
 
 
 def labelled(study: Study, label: str | None) -> Variant | PublishedRow:
     """The row of a label; the baseline for None."""
     return study.baseline if label is None else study.row(label)
+
+
+def _manifest(text: str) -> Manifest | None:
+    try:
+        return msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _run(store: Store, run_id: str) -> Run:

@@ -96,7 +96,7 @@ def _figures(lines: Sequence[Line]) -> Iterator[str]:
             [
                 _text(one.label if several else one.row.variant),
                 _text(one.row.runtime),
-                _number(one.manifest.parameters, ",d"),
+                _number(one.parameters, ",d"),
                 f"{one.size_mb:.2f}",
                 *_times(one),
                 *(_number(getattr(one.row, name), ".4f") for name in names),

@@ -44,7 +44,13 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
 
 def _load(store: Store, run_id: str) -> tuple[Measured, Study | None]:
     try:
-        experiment = request_of(store, run_id)[1]
+        baseline = request_of(store, run_id)[1].baseline
     except ExperimentError:
-        return Measured(store, run_id, BASELINE), None
-    return Measured(store, run_id, experiment.baseline), studies().get(experiment.name)
+        baseline = BASELINE
+    measured = Measured(store, run_id, baseline)
+    return measured, _study(measured.run.experiment)
+
+
+def _study(name: str) -> Study | None:
+    """The study that an experiment repeats."""
+    return studies().get(name)

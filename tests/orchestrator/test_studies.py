@@ -1,0 +1,127 @@
+"""Reports: published figures beside measured ones, and which findings repeat."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support import stored
+
+from orchestrator import experimentfile
+from orchestrator.cli import main
+from orchestrator.studies import writing
+from orchestrator.studies.findings import Figure, judge
+from orchestrator.studies.published import Finding, PublishedRow, Study, Variant, studies
+
+TINY = ("tinydet",)
+STUDY = Study(
+    title="A study",
+    source="somebody",
+    setup="Some set-up.",
+    accuracy="map50",
+    baseline=Variant(TINY, "fp32"),
+    rows=(
+        PublishedRow("base", TINY, "fp32", size_mb=4.0, accuracy=0.7, latency_ms=10.0),
+        PublishedRow("PTQ", TINY, "int8_ptq", size_mb=1.0, accuracy=0.6, latency_ms=5.0),
+        PublishedRow("QAT", TINY, "qat", accuracy=0.69),
+    ),
+    findings=(
+        Finding("INT8 is faster", "latency", "PTQ", high=1.0),
+        Finding("INT8 is slower", "latency", "PTQ", low=1.0),
+        Finding("QAT is better", "accuracy", "QAT", "PTQ", low=0.0),
+    ),
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stored runs, the experiment of which counts as a study."""
+    monkeypatch.setattr(writing, "_study", lambda _name: STUDY)
+    return stored.fill(tmp_path / "results.sqlite", stored.detected)
+
+
+def report(database: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["report", "--db", str(database), *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_report_has_published_and_measured_side_by_side(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each published ratio stands beside the one measured, with its interval."""
+    page = report(database, capsys, stored.FIRST)
+    ptq = next(line for line in page.splitlines() if line.startswith("| PTQ | 0.250"))
+    cells = [cell.strip() for cell in ptq.strip("|").split("|")]
+    assert cells[:2] == ["PTQ", "0.250"]
+    assert cells[3] == "0.500"
+    assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} … 0\.\d{3}\)", cells[4])
+    assert cells[5] == "-0.1000"
+
+
+def test_findings_are_judged(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finding repeats, does not, or was not measured: each is said."""
+    local, pi5 = report(database, capsys, stored.FIRST).split("## Measured on ")[1:]
+    assert re.search(r"INT8 is faster .*\*\*repeats\*\*", local)
+    assert re.search(r"INT8 is slower .*\*\*does not repeat\*\*", local)
+    assert re.search(r"INT8 is slower .*\*\*repeats\*\*", pi5)
+    assert re.search(r"QAT is better .*\*\*not measured\*\*", local)
+
+
+def test_a_report_is_a_file_too(database: Path, tmp_path: Path) -> None:
+    """--out writes the same page into a file."""
+    out = tmp_path / "page.md"
+    assert main(["report", "--db", str(database), "--out", str(out)]) == 0
+    assert out.read_text().startswith("# A study\n")
+
+
+def test_a_run_of_no_study_has_its_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of any experiment can be reported, without published figures."""
+    database = stored.fill(tmp_path / "results.sqlite", stored.segmented)
+    page = report(database, capsys)
+    assert "Published" not in page
+    assert "Dice" in page
+    assert "mAP50" not in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "figure", "answer"),
+    [
+        (None, 1.0, Figure(0.5, 0.4, 0.6), "repeats"),
+        (None, 1.0, Figure(1.1, 0.9, 1.3), "undecided"),
+        (None, 1.0, Figure(1.3, 1.2, 1.4), "does not repeat"),
+        (0.2, 0.3, Figure(0.25, 0.25, 0.25), "repeats"),
+        (0.2, 0.3, Figure(0.35, 0.35, 0.35), "does not repeat"),
+        (0.0, None, None, "not measured"),
+    ],
+)
+def test_the_whole_interval_decides(
+    low: float | None, high: float | None, figure: Figure | None, answer: str
+) -> None:
+    """Only an interval that lies on one side says anything."""
+    assert judge(Finding("x", "latency", "a", low=low, high=high), figure) == answer
+
+
+@pytest.mark.parametrize("name", sorted(studies()))
+def test_every_published_row_is_a_variant_of_its_experiment(name: str) -> None:
+    """At scales smoke and full each row of a study is measured, and each finding names rows."""
+    study = studies()[name]
+    for scale in ("smoke", "full"):
+        variants = experimentfile.load(name, Path("/"), scale).variants()
+        for row in study.rows:
+            assert any((model, row.recipe) in variants for model in row.models), (scale, row)
+    for finding in study.findings:
+        assert study.row(finding.a)
+        assert finding.b is None or study.row(finding.b)
+        assert (finding.low, finding.high) != (None, None)
+
+
+def test_the_published_figures_are_those_of_the_papers() -> None:
+    """Sizes of the VOC study stand in the ratios that reveal how its network was cut."""
+    voc = studies()["yolov3-voc-quantization"]
+    whole = voc.row("baseline (32, 32, 32)").size_mb
+    assert whole == 241.09
+    ratios = [round((row.size_mb or 0) / whole, 3) for row in voc.rows]
+    assert ratios == [1.0, 0.252, 0.252, 0.506, 0.82, 0.921]
