@@ -14,7 +14,7 @@ import paramiko
 
 from orchestrator.boards.remote import open_remote
 from orchestrator.boards.shell import Shell, run_script
-from orchestrator.boards.sshcommand import SshTarget, explain
+from orchestrator.boards.sshcommand import SshTarget, effective, explain
 from orchestrator.errors import BoardFailure, BoardUnreachable, TransferFailed
 
 _TIMEOUT_S: Final = 60
@@ -58,12 +58,10 @@ def public_key(target: SshTarget) -> str:
 
     Raises BoardFailure with the command that makes one.
     """
-    argv = ["ssh", "-G", *target.config_options(), *target.options(), "--", target.address]
-    for name, _, value in (line.partition(" ") for line in _output(argv).splitlines()):
-        if name == "identityfile":
-            path = Path(f"{value}.pub").expanduser()
-            if path.is_file():
-                return path.read_text().strip()
+    for value in (effective(target) or {}).get("identityfile", ()):
+        path = Path(f"{value}.pub").expanduser()
+        if path.is_file():
+            return path.read_text().strip()
     held = _output(["ssh-add", "-L"]).splitlines()
     if held and held[0].startswith(("ssh-", "ecdsa-", "sk-")):
         return held[0].strip()

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import fabric
@@ -20,7 +21,13 @@ import paramiko
 
 from orchestrator.boards.link import LastWords, end_process
 from orchestrator.boards.shell import COMMAND_TIMEOUT_S, CommandResult, run_script
-from orchestrator.boards.sshcommand import CONNECT_TIMEOUT_S, SshTarget, explain, remote_path
+from orchestrator.boards.sshcommand import (
+    CONNECT_TIMEOUT_S,
+    SshTarget,
+    effective,
+    explain,
+    remote_path,
+)
 from orchestrator.deploy import (
     HALF_MADE,
     HOME_MARKER,
@@ -35,6 +42,8 @@ CHANNEL_TIMEOUT_S = 20
 OUTPUT_LIMIT_BYTES = 1 << 20
 """A command that says more is given up: what is expected fits many times."""
 _READ_BYTES = 1 << 16
+_SETTINGS = ("hostname", "user", "port", "proxyjump", "proxycommand")
+"""What is taken from the user's ssh configuration, beside the keys."""
 _POLL_S = 0.005
 
 
@@ -151,9 +160,7 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
 
     With a password nothing else is tried; it is offered only after the host key was verified.
     """
-    config = fabric.Config(
-        runtime_ssh_path=None if target.ssh_config is None else str(target.ssh_config)
-    )
+    config = _config(target, with_keys=password is None)
     connection = fabric.Connection(
         target.address,
         user=target.user,
@@ -179,6 +186,19 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
         with _translated(target):
             connection.open()
         yield Remote(connection, target)
+
+
+def _config(target: SshTarget, *, with_keys: bool) -> fabric.Config:
+    """The user's ssh configuration as OpenSSH itself reads it; paramiko ignores Include."""
+    settings = effective(target)
+    if settings is None:
+        path = None if target.ssh_config is None else str(target.ssh_config)
+        return fabric.Config(runtime_ssh_path=path)
+    lines = [f"{key} {settings[key][0]}" for key in _SETTINGS if key in settings]
+    keys = settings.get("identityfile", ()) if with_keys else ()
+    lines += [f"identityfile {key}" for key in keys if Path(key).expanduser().is_file()]
+    text = "\n".join(["Host *", *lines])
+    return fabric.Config(ssh_config=paramiko.SSHConfig.from_text(text))
 
 
 def _login(password: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from orchestrator.errors import BoardUnreachable, HostKeyRejected
 
 CONNECT_TIMEOUT_S = 10
 ALIVE_INTERVAL_S = 5
+_CONFIG_TIMEOUT_S = 30
 ALIVE_COUNT = 3
 """A silent peer is given up after ALIVE_INTERVAL_S * ALIVE_COUNT seconds."""
 
@@ -65,6 +67,31 @@ class SshTarget:
     def argv(self, remote_command: str) -> list[str]:
         """The whole command line; `--` keeps an address from being read as an option."""
         return ["ssh", *self.config_options(), *self.options(), "--", self.address, remote_command]
+
+
+def effective(target: SshTarget) -> dict[str, tuple[str, ...]] | None:
+    """What ssh would do for this board, by keyword in lower case (`ssh -G`); no contact is made.
+
+    So that others read the user's configuration as ssh does, with its Include, Match and tokens;
+    None where there is no OpenSSH. Raises BoardUnreachable with ssh's own words.
+    """
+    argv = ["ssh", "-G", *target.config_options(), *target.options(), "--", target.address]
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            timeout=_CONFIG_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        raise BoardUnreachable(
+            f"ssh cannot use its configuration: {done.stderr.strip() or 'it does not say why'}",
+            target.name,
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for key, _, value in (line.partition(" ") for line in done.stdout.splitlines()):
+        found[key.lower()] = (*found.get(key.lower(), ()), value)
+    return found
 
 
 def remote_path(path: str) -> str:

@@ -142,14 +142,47 @@ def test_alias(target: SshTarget) -> None:
         assert opened.run("echo reached").stdout == "reached\n"
 
 
+@pytest.mark.parametrize("how", ["Include", "Match"])
+def test_what_only_openssh_reads(how: str, target: SshTarget, sshd: Sshd, tmp_path: Path) -> None:
+    """An alias from an included file, or of a Match that runs a command, works as with ssh."""
+    included, config = tmp_path / "more.conf", tmp_path / "config"
+    head = "Host elsewhere\n" if how == "Include" else 'Match originalhost elsewhere exec "true"\n'
+    included.write_text(f"{head}  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n")
+    config.write_text(f"Include {included}\n{sshd.ssh_config.read_text()}")
+    alias = dataclasses.replace(
+        target, address="elsewhere", user=None, port=None, ssh_config=config
+    )
+    with open_remote(alias) as opened:
+        assert opened.run("echo reached").stdout == "reached\n"
+
+
+def test_a_configuration_that_ssh_refuses(target: SshTarget, tmp_path: Path) -> None:
+    """A mistake in the user's ssh configuration is told in ssh's own words."""
+    config = tmp_path / "config"
+    config.write_text("Host *\n  Prot 22\n")
+    error = refused(dataclasses.replace(target, ssh_config=config))
+    assert "ssh cannot use its configuration" in str(error)
+    assert "prot" in str(error).lower()
+
+
+def test_without_openssh(
+    target: SshTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no OpenSSH, the plain settings of the file are still read."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    alias = dataclasses.replace(target, address="loop", user=None, port=None)
+    with open_remote(alias) as opened:
+        assert opened.run("echo reached").stdout == "reached\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["inventory", "config"])
 def test_jump(how: str, target: SshTarget, sshd: Sshd, tmp_path: Path) -> None:
     """A jump host is reached by OpenSSH, which checks its key; then the board's own is checked."""
     known, config = tmp_path / "jump_known", tmp_path / "config"
-    known.write_text(sshd.known_hosts_line(f"[127.0.0.1]:{sshd.port}"))
+    known.write_text(sshd.known_hosts_line(f"[localhost]:{sshd.port}"))
     lines = f"Host *\n  UserKnownHostsFile {known}\n"
-    jump = f"{sshd.user}@127.0.0.1:{sshd.port}"
+    jump = f"{sshd.user}@localhost:{sshd.port}"  # ssh refuses to jump from a host to itself
     if how == "config":
         lines += f"Host behind\n  HostName 127.0.0.1\n  Port {sshd.port}\n  ProxyJump {jump}\n"
     config.write_text(sshd.ssh_config.read_text() + lines)
