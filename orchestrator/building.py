@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -16,7 +18,7 @@ from models.data import AnySet, DetectionSet
 from models.spec import ModelSpec
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
-from orchestrator import accuracy, dryrun, tables
+from orchestrator import accuracy, dryrun, explain, tables
 from orchestrator.accuracy import Accuracy
 from orchestrator.assign import Built, BuiltVariant, build_all
 from orchestrator.builders.choice import builder, find
@@ -38,8 +40,15 @@ _FORMATS_HERE = ("onnx", "ort")
 """What is scored on this machine, by ONNX Runtime."""
 
 
-def build(asked: Asked, isas: Sequence[str], *, score: bool) -> None:
-    """Build, print a line an artifact, and score if asked.
+def build(
+    asked: Asked,
+    isas: Sequence[str],
+    *,
+    score: bool,
+    explained: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Build, print a line an artifact, score and explain if asked.
 
     Raises the error of the variants that could not be built, when all others are done.
     """
@@ -54,8 +63,14 @@ def build(asked: Asked, isas: Sequence[str], *, score: bool) -> None:
     where = builder(find(asked.request.build_on, asked.inventory), asked.inventory)
     built = build_all(prepared, targets, ArtifactStore(asked.workspace.models), say, where)
     scores = _score(asked, prepared, built, say) if score else {}
-    _show(tables.console(), built, scores)
-    for line in lost_accuracy(scores, asked.experiment.baseline):
+    lost = lost_accuracy(scores, asked.experiment.baseline)
+    if as_json:
+        click.echo(json.dumps({"variants": explain.as_json(built), "warnings": lost}, indent=2))
+    else:
+        _show(tables.console(), built, scores)
+    if explained and not as_json:
+        explain.show(tables.console(), built)
+    for line in lost:
         say(line)
     errors = [variant for variant in built.values() if isinstance(variant, wire.BenchError)]
     if errors:
@@ -156,11 +171,11 @@ def _show(out: Console, built: Built, scores: Mapping[Key, Accuracy]) -> None:
         Column("variant"),
         Column("for"),
         Column("MB", figures=True),
-        Column("parameters", figures=True),
+        Column("parameters", figures=True, spare=1),
         Column("fused INT8", figures=True),
         *(Column(name, figures=True) for name in _FIGURES),
         Column("images", figures=True),
-        Column("artifact"),
+        Column("artifact", spare=2),
     ]
     there = {
         name for name, of in _FIGURES.items() if any(of(s) is not None for s in scores.values())

@@ -15,7 +15,15 @@ LEARNED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_OPS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM")
 """What dynamic quantization puts in the place of learned layers."""
 _QDQ_OPS = ("QuantizeLinear", "DequantizeLinear")
-_FUSED_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQuant")
+_FUSED_PREFIXES = (
+    "QLinear",
+    "QGemm",
+    "QAttention",
+    "MatMulInteger",
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+)
 
 
 def decode_nodes(graph: onnx.GraphProto) -> set[str]:
