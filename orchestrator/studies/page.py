@@ -35,6 +35,7 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
     yield ""
     if study is not None:
         yield f"Repeats: {study.source}."
+        yield ""
     scale = f" at scale `{run.scale}`" if run.scale else ""
     yield (
         f"Written by `orchestrator report` from run `{_text(run.run_id)}` of experiment "
