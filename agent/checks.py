@@ -7,7 +7,7 @@ may be disturbed. Commands to type stand in backticks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,8 +16,9 @@ from agent.artifacts import RESERVE_BYTES
 from agent.busy import Busy
 from agent.fingerprint import instruction_set as isa_of
 from agent.network import Uplink
+from agent.oldjournals import Waiting
 from agent.probe import signal_words
-from agent.wire import Check
+from agent.wire import RUNTIME_PACKAGES, Check
 
 LONGEST_TEXT: Final = 400
 
@@ -30,7 +31,9 @@ DISK_FLOOR_BYTES: Final = max(JOURNAL_BYTES, RESERVE_BYTES)
 """Below this either no trial starts or no file is taken."""
 DISK_COMFORT_BYTES: Final = DISK_FLOOR_BYTES + (512 << 20)
 
+_NAMED_RUNS: Final = 3
 _USERLAND_BITS: Final = 64
+_REQUIRED: Final = "onnxruntime"
 _BAD_RUNTIME: Final = ("1.21.0", ("Cortex-A53", "Cortex-A72"))
 """onnxruntime 1.21.0 uses instructions at import that these cores lack (ONNX Runtime #23957)."""
 
@@ -114,6 +117,16 @@ def runtime(found: Imported | None, occupied: str | None, cpu_model: str | None)
             name, "warn", found.problem, "check again when the board is idle; or its card is worn"
         )
     return check(name, "fail", f"cannot be imported: {found.problem}", provision)
+
+
+def more_runtimes(versions: Mapping[str, str]) -> Check:
+    """Which of the optional runtimes are installed, by package; they are not imported for this."""
+    optional = {name: package for name, package in RUNTIME_PACKAGES.items() if name != _REQUIRED}
+    said = [
+        f"{name} {versions[package]}" if package in versions else f"no {name}"
+        for name, package in optional.items()
+    ]
+    return check("more runtimes", "ok", ", ".join(said))
 
 
 def memory(available_bytes: int | None) -> Check:
@@ -219,6 +232,22 @@ def network(link: Uplink | None) -> Check:
         f"{link.interface}, Wi-Fi",
         "a cable makes pushes faster; times that are measured are not touched",
     )
+
+
+def journals(found: Waiting) -> Check:
+    """Trials that were measured and that no host has stored."""
+    name, runs = "journals", sorted(found.bytes_by_run)
+    commands = ", ".join(f"`orchestrator resume {run_id}`" for run_id in runs[:_NAMED_RUNS])
+    fix = f"{commands} stores them, on the host that began the run" if runs else ""
+    held = f"{found.journals} of {len(runs)} runs wait to be fetched" if runs else "none waits"
+    gone = found.removed
+    if not gone.journals:
+        return check(name, "ok", held, fix)
+    lost = (
+        f"{gone.journals} ({_mib(gone.size_bytes)}) were removed to make room, which nobody had "
+        f"fetched (last of run {', '.join(gone.runs[-_NAMED_RUNS:])})"
+    )
+    return check(name, "warn", f"{lost}; {held}", fix)
 
 
 def emulation(emulated_by: str | None, *, known: bool) -> Check:

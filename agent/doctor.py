@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,13 +25,14 @@ from agent import checks, heat
 from agent.busy import Busy, busiest, load_average
 from agent.checks import Imported
 from agent.emulation import emulated_by
-from agent.fingerprint import Userland, this_userland
+from agent.fingerprint import Userland, this_userland, versions
 from agent.heat import Account, Firmware
 from agent.network import uplink
+from agent.oldjournals import waiting
 from agent.procfs import board_text, cpu_info, read_int, read_text
 from agent.sampler import Telemetry
 from agent.telemetry import CommandRunner, parse_throttled
-from agent.wire import Check, Diagnosis
+from agent.wire import RUNTIME_PACKAGES, Check, Diagnosis
 
 IMPORT_LIMIT_S: Final = 45.0
 """Enough for an emulated core on a busy host; a board that needs longer is not well."""
@@ -101,6 +102,11 @@ def import_runtime(python: str = sys.executable, limit_s: float = IMPORT_LIMIT_S
     return Imported(problem=problem[:_PROBLEM_LENGTH])
 
 
+def runtime_versions() -> dict[str, str]:
+    """Versions of the runtimes that are installed, by package."""
+    return versions(tuple(RUNTIME_PACKAGES.values()))
+
+
 def nobody() -> str | None:
     """The board is free."""
     return None
@@ -117,6 +123,7 @@ class Instruments:
     occupied: Callable[[], str | None] = nobody
     """Why the board must not be disturbed now, or None."""
     import_runtime: Callable[[], Imported] = import_runtime
+    versions: Callable[[], Mapping[str, str]] = runtime_versions
     space: Callable[[Path], Space | None] = space_of
     userland: Userland = field(default_factory=this_userland)
     account: Account = field(default_factory=this_account)
@@ -141,6 +148,7 @@ def examine(tools: Instruments) -> tuple[Check, ...]:
         checks.userland(host.bits, host.machine),
         checks.instruction_set(host.machine, host.bits, cpu.features),
         checks.runtime(None if occupied else tools.import_runtime(), occupied, cpu.model),
+        checks.more_runtimes(tools.versions()),
         heat.governor(_governors(root)),
         heat.power_supply(reading.throttled_bits, _voltage_alarm(root)),
         heat.throttling(reading.throttled_bits),
@@ -149,6 +157,7 @@ def examine(tools: Instruments) -> tuple[Check, ...]:
         checks.memory(reading.memory_available_bytes),
         checks.swap(total, free),
         checks.disk(space.free_bytes if space else None, space is not None and space.read_only),
+        checks.journals(waiting(tools.home / "trials")),
         checks.other_load(load, host.cpu_count, busy, occupied),
         checks.network(uplink(root)),
         checks.emulation(

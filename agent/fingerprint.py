@@ -91,7 +91,7 @@ def read(
         kernel=host.kernel,
         libc=host.libc,
         python=host.python,
-        packages=_versions(packages),
+        packages=versions(packages),
         emulated=emulator is not None,
         emulated_by=emulator,
         boot_id=_short(read_text(sysroot, "proc/sys/kernel/random/boot_id")),
@@ -151,7 +151,8 @@ def _libc() -> str | None:
         return None
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those that are installed, without importing them."""
     found = {}
     for name in packages:
         try:

@@ -25,8 +25,11 @@ PACKAGES = {
 }
 """The distributions that the agent imports itself, with a module that loads their native code."""
 
+OPTIONAL = {"ai-edge-litert": "ai_edge_litert.interpreter", "torch": "torch"}
+"""Further runtimes: where one is installed, it has to work as well."""
+
 OLDEST_PYTHON = (3, 11)
-_PERIOD_S = 120
+_PERIOD_S = 240
 _WORKERS = min(4, os.cpu_count() or 1)  # one core would share each import's time among all
 _POINTER_BITS = 64
 
@@ -37,8 +40,16 @@ print("version=" + importlib.metadata.version(sys.argv[1]))
 """
 
 
-def probe(packages: dict[str, str] = PACKAGES, python: str = sys.executable) -> dict[str, object]:
-    """What is there and what is missing: `packages` by name to version, `missing` to the reason."""
+def probe(
+    packages: dict[str, str] = PACKAGES,
+    python: str = sys.executable,
+    optional: dict[str, str] = OPTIONAL,
+) -> dict[str, object]:
+    """What is there and what is missing: `packages` by name to version, `missing` to the reason.
+
+    Of `optional` those count that are installed.
+    """
+    packages = {**packages, **{name: optional[name] for name in optional if installed(name)}}
     missing = _unfit(sys.version_info[:2], struct.calcsize("P") * 8)
     present = {}
     with concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool:
@@ -55,6 +66,17 @@ def probe(packages: dict[str, str] = PACKAGES, python: str = sys.executable) -> 
         "packages": present,
         "missing": missing,
     }
+
+
+def installed(name: str) -> bool:
+    """Whether a distribution is there, without importing it."""
+    try:
+        from importlib import metadata  # noqa: PLC0415 - Python 3.7 lacks it
+
+        metadata.distribution(name)
+    except ImportError:  # PackageNotFoundError is one
+        return False
+    return True
 
 
 def try_import(name: str, module: str, python: str) -> tuple[str | None, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
-from agent.wire import Check
+from agent.wire import RUNTIME_PACKAGES, Check
 from orchestrator import tables
 from orchestrator.census import Answer
 from orchestrator.checkup import Findings, verdict
@@ -95,6 +95,7 @@ def _summary(out: Console, answers: Sequence[Answer[Findings]]) -> None:
         Column("°C", figures=True, spare=1),
         Column("leased by", spare=1),
         Column("onnxruntime", spare=4),
+        Column("more runtimes", spare=6),
         Column("Python", spare=5),
     ]
     tables.show(out, columns, [_row(answer) for answer in answers])
@@ -103,7 +104,7 @@ def _summary(out: Console, answers: Sequence[Answer[Findings]]) -> None:
 def _row(answer: Answer[Findings]) -> list[str]:
     said = verdict(answer)
     if answer.value is None:
-        return [answer.board, said.upper(), type(answer.error).__name__, *[NONE] * 6]
+        return [answer.board, said.upper(), type(answer.error).__name__, *[NONE] * 7]
     found, now = answer.value.hello.fingerprint, answer.value.hello.reading
     lease = answer.value.hello.lease
     cells = [
@@ -115,9 +116,15 @@ def _row(answer: Answer[Findings]) -> list[str]:
         NONE if now.temp_c is None else f"{now.temp_c:.1f}",
         NONE if lease is None else lease.holder,
         found.packages.get("onnxruntime", NONE),
+        _more_runtimes(found.packages),
         found.python,
     ]
     return [printable(cell) for cell in cells]
+
+
+def _more_runtimes(packages: Mapping[str, str]) -> str:
+    there = [name for name, package in RUNTIME_PACKAGES.items() if package in packages]
+    return ", ".join(name for name in there if name != "onnxruntime") or NONE
 
 
 def _to_look_at(checks: Sequence[Check]) -> str:

@@ -26,6 +26,9 @@ CHUNK_BYTES: Final = 1 << 18
 UNPACK_TIMEOUT_S: Final = 600.0
 """Some 1,700 files, 140 MB, onto a slow card."""
 
+SLOWEST_CARD_BYTES_PER_S: Final = 500_000
+"""With torch there are 12,000 files and 600 MB more."""
+
 BYTECODE_SHARE: Final = 0.2
 """What Python adds to a tree when it compiles what it imports; measured: 8 MB of 137 MB."""
 
@@ -175,7 +178,8 @@ def unpack(shell: Shell, board: str, wanted: Environment) -> bool:
     result = run_script(
         shell, _UNPACK, wanted.home, wanted.id, wanted.part, wanted.tree.sha256,
         wanted.target.library, wanted.python.path, str(PurePosixPath(wanted.python.path).parent),
-        str(wanted.python), timeout_s=UNPACK_TIMEOUT_S,
+        str(wanted.python),
+        timeout_s=max(UNPACK_TIMEOUT_S, wanted.tree.unpacked_bytes / SLOWEST_CARD_BYTES_PER_S),
     )  # fmt: skip
     if result.exit_code == _DAMAGED:
         return False

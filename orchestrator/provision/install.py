@@ -12,17 +12,18 @@ from orchestrator.boards.shell import Shell
 from orchestrator.boards.welcome import probe_report
 from orchestrator.deploy import Bundle
 from orchestrator.errors import BoardDiskFull, BoardUnfit, TransferFailed
-from orchestrator.provision import daemon, environment, service
+from orchestrator.provision import daemon, environment, optional, service
 from orchestrator.provision.environment import Environment, Found
 from orchestrator.provision.larder import Larder, Say
+from orchestrator.provision.lock import Extra
 from orchestrator.provision.service import Service
 from orchestrator.provision.survey import Survey, target_of
 
 if TYPE_CHECKING:
     from orchestrator.boards.remote import Remote
 
-PROBE_TIMEOUT_S: Final = 300.0
-"""Six imports on a slow card, each compiled for the first time; the probe ends each after 120 s."""
+PROBE_TIMEOUT_S: Final = 540.0
+"""Six imports on a slow card, each compiled for the first time; the probe ends each after 240 s."""
 
 SAY_EVERY_S: Final = 10.0
 _MEBIBYTE: Final = 1 << 20
@@ -35,6 +36,8 @@ class Wish:
     board: str
     as_service: bool = False
     extra: tuple[str, ...] = ()
+    runtimes: tuple[Extra, ...] | None = None
+    """Beside onnxruntime; None keeps those that the board has."""
 
 
 def bring(remote: Remote, wish: Wish, survey: Survey, larder: Larder, say: Say) -> None:
@@ -45,7 +48,11 @@ def bring(remote: Remote, wish: Wish, survey: Survey, larder: Larder, say: Say) 
     """
     target, python = target_of(survey, wish.board)
     bundle = Bundle.of_this_version()
-    wanted = Environment(survey.home, larder.tree(target, say), target, python)
+    runtimes = wish.runtimes
+    if runtimes is None:
+        runtimes = optional.present(remote, survey.home)
+    optional.consider(survey, target, runtimes, wish.board, say)
+    wanted = Environment(survey.home, larder.tree(target, say, runtimes), target, python)
     found = environment.look(remote, wanted, bundle.directory_name)
     remote.install(bundle, survey.home)
     complete = found.present and _still_works(remote, wish, wanted, bundle, say)

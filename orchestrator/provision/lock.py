@@ -1,13 +1,14 @@
-"""agent/requirements.lock: what a board gets, exactly."""
+"""agent/requirements*.lock: what a board gets, exactly."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Final
+from typing import Final, Literal, get_args
 
-from orchestrator.errors import WheelsMissing
+from orchestrator.errors import WheelsMissing, unknown_name
 
 _LINE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)")
 
@@ -23,12 +24,34 @@ class Pin:
         return f"{self.name}=={self.version}"
 
 
-def shipped_pins() -> tuple[Pin, ...]:
-    """The pins of this version's lock."""
-    return parse((resources.files("agent") / "requirements.lock").read_text())
+Extra = Literal["torch", "litert"]
+"""A runtime that a board may have beside onnxruntime."""
+EXTRAS: Final[tuple[Extra, ...]] = get_args(Extra)
+
+_BASE: Final = "requirements.lock"
 
 
-def parse(text: str) -> tuple[Pin, ...]:
+def lock_name(extra: Extra) -> str:
+    """The file in `agent/` with an optional runtime's pins."""
+    return f"requirements-{extra}.lock"
+
+
+def extras_of(text: str) -> tuple[Extra, ...]:
+    """Runtimes named as `torch,litert`, each once, in the order of EXTRAS; raises UnknownName."""
+    wanted = {name.strip() for name in text.split(",") if name.strip()} - {"onnxruntime"}
+    for name in sorted(wanted - set(EXTRAS)):
+        raise unknown_name("runtime", name, EXTRAS)
+    return tuple(extra for extra in EXTRAS if extra in wanted)
+
+
+def shipped_pins(extras: Iterable[Extra] = ()) -> tuple[Pin, ...]:
+    """The pins of this version's lock, and those of the runtimes `extras`."""
+    names = (_BASE, *map(lock_name, extras))
+    texts = ((resources.files("agent") / name).read_text() for name in names)
+    return tuple(pin for name, text in zip(names, texts, strict=True) for pin in parse(text, name))
+
+
+def parse(text: str, name: str = _BASE) -> tuple[Pin, ...]:
     """The pins of a lock; raises WheelsMissing for a line that is no plain NAME==VERSION."""
     pins = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -38,7 +61,7 @@ def parse(text: str) -> tuple[Pin, ...]:
         found = _LINE.fullmatch(stated)
         if found is None:
             raise WheelsMissing(
-                f"agent/requirements.lock, line {number}: expected NAME==VERSION without markers, "
+                f"agent/{name}, line {number}: expected NAME==VERSION without markers, "
                 f"found '{stated}'"
             )
         pins.append(Pin(normalised(found[1]), found[2]))

@@ -46,6 +46,7 @@ for at in /sys/firmware/devicetree/base /proc/device-tree; do
 done
 say user "$(id -un)"
 say groups "$(id -nG)"
+say memory_kib "$(quiet sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo)"
 say free_kib "$(df -Pk "$place" | awk 'NR == 2 {{print $4}}')"
 trial="$place/.orchestrator-$$"
 if (umask 077; : > "$trial") 2>/dev/null; then rm -f "$trial"; say writable yes
@@ -116,6 +117,7 @@ class Survey:
     linger: bool
     pythons: tuple[Interpreter, ...]
     printed_at_login: bool = False
+    memory_bytes: int | None = None
 
     @property
     def glibc(self) -> tuple[int, int] | None:
@@ -156,7 +158,7 @@ def parse(text: str, *, printed_at_login: bool = False) -> Survey | None:
         value = values.get(name, "")
         return int(value) if re.fullmatch(r"\d{1,15}", value) else None
 
-    free_kib = number("free_kib")
+    free_kib, memory_kib = number("free_kib"), number("memory_kib")
     return Survey(
         home=values.get("home", ""),
         bits=number("bits"),
@@ -181,6 +183,7 @@ def parse(text: str, *, printed_at_login: bool = False) -> Survey | None:
             one for name, value in pairs if name == "python" and (one := _interpreter(value))
         ),
         printed_at_login=printed_at_login,
+        memory_bytes=None if memory_kib is None else memory_kib * _KIBIBYTE,
     )
 
 

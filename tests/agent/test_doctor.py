@@ -24,8 +24,9 @@ CPUINFO = (
 ROUTES = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 SOLE = "{name}\t00000000\t0101A8C0\t0003\t0\t0\t{metric}\t00000000\t0\t0\t0\n"
 NAMES = (
-    "userland", "instruction set", "runtime", "governor", "power supply", "throttling", "vcgencmd",
-    "temperature", "memory", "swap", "disk", "other load", "network", "emulated",
+    "userland", "instruction set", "runtime", "more runtimes", "governor", "power supply",
+    "throttling", "vcgencmd", "temperature", "memory", "swap", "disk", "journals",
+    "other load", "network", "emulated",
 )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def test_the_same_heat_is_no_fault_of_a_raspberry_pi_5(pi5):
 def test_an_empty_root_is_unknown_and_never_ok(tmp_path):
     """Where no source exists each check is unknown and says what it would take."""
     made = found(tools(tmp_path, vcgencmd=None, space=lambda _: None))
-    known = ("userland", "runtime")
+    known = ("userland", "runtime", "more runtimes")
     assert states(made, *known) == {"unknown"}
     assert all(made[name].fix for name in NAMES if name not in known)
 

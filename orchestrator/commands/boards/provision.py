@@ -26,15 +26,28 @@ if TYPE_CHECKING:
 @click.option(
     "--service", is_flag=True, help="Install a systemd user unit; else the agent starts on demand."
 )
+@click.option(
+    "--runtime",
+    "runtimes",
+    metavar="NAMES",
+    help="Put these there as well: torch, litert, both with a comma, or none. Default: as it is.",
+)
 @inventory_option
 def command(
-    boards: tuple[str, ...], wheels: Path | None, service: bool, inventory: Path | None
+    boards: tuple[str, ...],
+    wheels: Path | None,
+    service: bool,
+    runtimes: str | None,
+    inventory: Path | None,
 ) -> None:
     """Make bare boards ones that measure: 64-bit Raspberry Pi OS, bookworm or newer.
 
     The board needs an ssh login and nothing else: no root, no internet, no pip. This host fetches
     the packages of agent/requirements.lock for the board's own Python and pushes them into the
     board's `home:`. A second call moves nothing; an interrupted one goes on where it ended.
+
+    torch (156 MiB to push, 560 on the card) and litert (15 and 45) run what the recipes of the
+    same names make. Their sizes are said, and compared with the free space, before anything moves.
     """
     from orchestrator import clones  # noqa: PLC0415 - keeps --help fast
     from orchestrator import inventory as inventories  # noqa: PLC0415 - keeps --help fast
@@ -42,9 +55,10 @@ def command(
     from orchestrator.provision.campaign import Job, provision  # noqa: PLC0415 - as above
     from orchestrator.provision.install import Wish  # noqa: PLC0415 - as above
     from orchestrator.provision.larder import Larder  # noqa: PLC0415 - as above
-    from orchestrator.provision.lock import shipped_pins  # noqa: PLC0415 - as above
+    from orchestrator.provision.lock import extras_of, shipped_pins  # noqa: PLC0415 - as above
     from orchestrator.text import printable  # noqa: PLC0415 - as above
 
+    extras = None if runtimes is None else extras_of("" if runtimes == "none" else runtimes)
     place, known = opened(inventory)
     entries = inventories.select(known, ",".join(boards))
     for entry in entries:
@@ -53,7 +67,7 @@ def command(
         Job(
             target=ssh_target(entry, known, place),
             home=entry.home,
-            wish=Wish(entry.name, service, agent_options(entry)),
+            wish=Wish(entry.name, service, agent_options(entry), extras),
         )
         for entry in entries
     ]
