@@ -13,7 +13,7 @@ from orchestrator.boards.base import Argument, Pending, Session
 from orchestrator.boards.fake import FakeAgent
 from orchestrator.boards.link import CALL_TIMEOUT_S
 from orchestrator.errors import BoardFailure, TransferFailed
-from orchestrator.fetch import MAX_PART_BYTES, Journal, fetch
+from orchestrator.fetch import MAX_LINE_BYTES, MAX_PART_BYTES, Journal, fetch
 from orchestrator.transfer import push
 
 
@@ -102,6 +102,26 @@ def test_several_chunks(ended: Ended) -> None:
     count = 2 * wire.CHUNK_BYTES // len(line) + 1
     ended.part("readings", line * count)
     assert len(ended.fetch().readings) == count
+
+
+def test_masks(tmp_path: Path) -> None:
+    """A segmentation's masks come in the order of its images, and detections are absent."""
+    images = tuple(wire.ImageRef(f"{n}" * 64, f"i{n}") for n in range(3))
+    evaluation = wire.Evaluation(images, wire.ImagePrep(8, 6), wire.SegmentHead(1), 1_000_000_000)
+    journal = Ended(tmp_path, evaluation).fetch()
+    assert journal.detections is None
+    assert journal.masks is not None
+    assert [(m.image_id, m.height, m.width) for m in journal.masks] == [
+        (f"i{n}", 8, 6) for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize("part", ["masks", "detections", "readings"])
+def test_a_line_without_end(ended: Ended, part: wire.PartName) -> None:
+    """A line that no honest message needs is refused before it is decoded."""
+    ended.part(part, b"[" * (MAX_LINE_BYTES + 1))
+    with pytest.raises(wire.WireError, match=f"line 1 has {MAX_LINE_BYTES + 1} bytes"):
+        ended.fetch()
 
 
 def test_another_trial(ended: Ended) -> None:

@@ -23,6 +23,8 @@ from orchestrator.prepare import Prepared
 from orchestrator.record import Recorder, host_facts, new_run_id
 from orchestrator.runner import run_record
 from results.errors import RecordRefused
+from results.matches import decoded
+from results.precision import mean_average_precision
 from results.store import Store
 
 NAMES = ("triangle", "circle", "ring", "bus")
@@ -131,6 +133,16 @@ def test_a_trial_with_accuracy(bench: Bench) -> None:
 def _per_class(bench: Bench) -> list[tuple[str, float]]:
     (row,) = bench.evaluations()
     return list(msgspec.json.decode(str(row["per_class_json"])).items())
+
+
+def test_what_was_right_is_stored(bench: Bench) -> None:
+    """The figures follow from what is stored of each image, in the order of the set."""
+    bench.recorder.hear(bench.ended(bench.right()))
+    (row,) = bench.evaluations()
+    images = bench.store.rows("SELECT * FROM image_scores ORDER BY place")
+    assert [image["image_id"] for image in images] == [i.image_id for i in bench.subset.images]
+    matches = [decoded(str(image["matches_json"])) for image in images]
+    assert mean_average_precision(matches) == pytest.approx((row["map50"], row["map50_95"]))
 
 
 def test_class_indices_are_translated(bench: Bench) -> None:
