@@ -23,8 +23,9 @@ TABLE_ROWS: Final = 1000
 
 
 _EPILOG: Final = """\b
-Example:
+Examples:
   orchestrator query "SELECT board, variant, p50_ms, map50 FROM v_leaderboard"
+  orchestrator query "SELECT variant, dice, iou FROM v_leaderboard"
 """
 
 
