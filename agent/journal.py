@@ -291,7 +291,7 @@ class Journal:
 def all_journals(trials: Path) -> list[Journal]:
     """Every trial on the board's disk, oldest first; what is left of forgotten ones goes."""
     found = []
-    for entry in trials.iterdir():
+    for entry in trials.iterdir() if trials.is_dir() else ():
         if entry.name.startswith(_FORGOTTEN):
             shutil.rmtree(entry, ignore_errors=True)
         elif _TRIAL_ID.match(entry.name) and (entry / "spec.json").is_file():

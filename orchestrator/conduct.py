@@ -75,8 +75,12 @@ def conduct(
     clock: Clock,
     stop_patience_s: float = STOP_PATIENCE_S,
     patience: Patience = PATIENCE,
+    stored: frozenset[str] = frozenset(),
 ) -> Ending:
     """Run every board to its end and pass each event to `listen`, in order, on this thread.
+
+    `stored` are attempts that are in the database already, by the ids that boards know them by: a
+    board that still has one may forget it.
 
     `prepare` is called once, when every board has either answered or failed; it plans and
     builds. Whatever `listen` or `prepare` raise stops the boards and is raised again: journals
@@ -88,7 +92,7 @@ def conduct(
     threads = []
     for board in boards:
         assignments[board.name] = Future()
-        order = Order(run_id, holder, host, assignments[board.name], desk.stop, patience)
+        order = Order(run_id, holder, host, assignments[board.name], desk.stop, patience, stored)
         work = BoardRun(board, order, clock, desk.emit, desk.store)
         threads.append(threading.Thread(target=work.run, name=board.name, daemon=True))
     for thread in threads:

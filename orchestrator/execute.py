@@ -110,6 +110,8 @@ class Order:
     assignment: Future[Assignment | None]
     stop: threading.Event
     patience: Patience = PATIENCE
+    stored: frozenset[str] = frozenset()
+    """Ids, as boards know them, of attempts that are in the database."""
 
 
 Emit = Callable[[Event], None]
@@ -159,6 +161,8 @@ class BoardRun:
         hello = session.hello(self._order.host)
         connected = BoardConnected(self._board.name, hello, self._clock.utc())
         self._lease()  # nothing is built for a board that another run holds
+        for trial_id in self._order.stored.intersection(hello.unacknowledged):
+            session.ack(trial_id)  # the word that it was stored had been lost
         self._emit(connected)
 
     def _lease(self) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.wire import Fingerprint
 from orchestrator.errors import ExperimentError, nearest
+from orchestrator.execute import attempt_id
 from orchestrator.experiment import Experiment
 from orchestrator.plan import RunRequest
 from results.errors import UnknownRun
@@ -109,6 +110,12 @@ def recall(store: Store, run_id: str) -> Past:
         {(v["model"], v["recipe"], v["isa"]): v["artifact_sha256"] for v in variants},
         {row["name"]: (row["isa"], row["cpu_count"], row["serial"]) for row in boards},
     )
+
+
+def stored_attempts(store: Store) -> frozenset[str]:
+    """Every attempt of every run that is stored, by the id that its board knows it by."""
+    rows = store.rows("SELECT trial_id, attempt FROM trials")
+    return frozenset(attempt_id(row["trial_id"], row["attempt"]) for row in rows)
 
 
 def request_of(store: Store, run_id: str) -> tuple[RunRequest, Experiment]:

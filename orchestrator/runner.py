@@ -31,7 +31,7 @@ from orchestrator.events import BoardConnected, Event, TrialEnded, TrialSkipped
 from orchestrator.execute import PATIENCE, Assignment, Patience
 from orchestrator.experiment import Experiment
 from orchestrator.inventory import BoardEntry
-from orchestrator.past import Past
+from orchestrator.past import Past, stored_attempts
 from orchestrator.plan import RunRequest, facts_of, make_plan
 from orchestrator.prepare import Prepared
 from orchestrator.progress import variant_of
@@ -116,6 +116,7 @@ class Run:
                 listen=self._hear,
                 clock=self._clock,
                 patience=self._job.patience,
+                stored=stored_attempts(self._store),
             )
             errors = (
                 *ending.failed.values(), *self._errors.values(), *self._recorder.unscored.values(),

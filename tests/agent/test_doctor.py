@@ -152,7 +152,7 @@ def test_the_same_heat_is_no_fault_of_a_raspberry_pi_5(pi5):
 def test_an_empty_root_is_unknown_and_never_ok(tmp_path):
     """Where no source exists each check is unknown and says what it would take."""
     made = found(tools(tmp_path, vcgencmd=None, space=lambda _: None))
-    known = ("userland", "runtime", "more runtimes")
+    known = ("userland", "runtime", "more runtimes", "journals")
     assert states(made, *known) == {"unknown"}
     assert all(made[name].fix for name in NAMES if name not in known)
 

@@ -14,6 +14,7 @@ import pytest
 from support.runs import CLOCK, RUN_ID, assignment, fake_board, model_file, of_kind, run
 
 from agent import wire
+from orchestrator.boards.fake import FakeTrial
 from orchestrator.errors import (
     AgentDied,
     BoardUnreachable,
@@ -49,6 +50,21 @@ def test_every_trial_is_measured_in_order(tmp_path: Path) -> None:
     assert (dict(ending.failed), ending.interrupted) == ({}, False)
     assert board.agent.trials_by_id == {}
     assert board.agent.lease_holder is None
+
+
+def test_journals_that_are_stored_already_are_forgotten(tmp_path: Path) -> None:
+    """A board forgets what this database has of any run, and keeps what it has not."""
+    file = model_file(tmp_path)
+    board = fake_board("a")
+    spec = assignment("a", [("fp32", file)]).work[0].spec
+    for trial_id in ("stored-before", "of-somebody-else"):
+        old = msgspec.structs.replace(spec, trial_id=trial_id)
+        board.agent.trials_by_id[trial_id] = FakeTrial(old, 0)
+    known = frozenset({"stored-before", "never-seen-there"})
+    ending, events = run([board], {"a": assignment("a", [("fp32", file)])}, stored=known)
+    assert dict(ending.failed) == {}
+    assert ended_states(events) == ["finished"]
+    assert list(board.agent.trials_by_id) == ["of-somebody-else"]
 
 
 def test_boards_are_at_work_at_the_same_time(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def run(
     listen: Callable[[Event], None] | None = None,
     stop_patience_s: float = 20.0,
     patience: Patience = PATIENCE,
+    stored: frozenset[str] = frozenset(),
 ) -> tuple[Ending, list[Event]]:
     """Conduct boards to their end and return every event that was heard."""
     events: list[Event] = []
@@ -110,7 +111,7 @@ def run(
     ending = conduct(
         boards, run_id=RUN_ID, holder="tester", host="host",
         prepare=prepare, listen=hear, clock=CLOCK,
-        stop_patience_s=stop_patience_s, patience=patience,
+        stop_patience_s=stop_patience_s, patience=patience, stored=stored,
     )  # fmt: skip
     return ending, events
 
