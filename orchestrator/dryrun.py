@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent.wire import Scenario
+from models import estimate
 from models.build import find_cached
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
@@ -120,6 +121,7 @@ def show(out: Console, foreseen: Foreseen, prepared: Prepared, store: ArtifactSt
     """Print trials, builds, pushes and the estimate of each board."""
     _show_trials(out, foreseen)
     _show_builds(out, foreseen, prepared, store)
+    _show_trainings(out, prepared, foreseen, store)
     _show_boards(out, foreseen)
     out.print(Text(f"The estimate assumes {ASSUMPTIONS}.", style="dim"), soft_wrap=True)
     if prepared.scored is not None:
@@ -178,6 +180,48 @@ def _show_builds(
     columns = [Column("variant"), Column("for"), Column("artifact"), Column("MB", figures=True)]
     out.print()
     tables.show(out, columns, rows)
+
+
+def _show_trainings(
+    out: Console, prepared: Prepared, foreseen: Foreseen, store: ArtifactStore
+) -> None:
+    """What has to be learned first, and how long that takes on this machine's processor."""
+    isas = [memory.facts.isa for memory in foreseen.past.values()]
+    asked = {f"{key[0]}/{key[1]}": one for key, one in requests(prepared, isas).items()}
+    wanted = estimate.trainings(asked, store)
+    if not wanted:
+        return
+    speeds: dict[str, float | None] = {}
+    rows, total_s = [], 0.0
+    for training in wanted:
+        name = training.model.name
+        if name not in speeds:
+            speeds[name] = estimate.seconds_per_image(training.model)
+        speed = speeds[name]
+        total_s += (speed or 0.0) * training.seen
+        shown = "unknown" if speed is None else duration(speed * training.seen)
+        rows.append(
+            [training.label, training.step, f"{training.epochs:,}", f"{training.images:,}", shown]
+        )
+    columns = [
+        Column("to be trained"),
+        Column("step"),
+        Column("epochs", figures=True),
+        Column("images", figures=True),
+        Column("time here", figures=True),
+    ]
+    out.print()
+    tables.show(out, columns, rows)
+    unknown = any(speed is None for speed in speeds.values())
+    words = "without those that could not be measured" if unknown else "measured just now"
+    out.print(
+        Text(
+            f"Training takes about {duration(total_s)} on this processor ({words}; forward and "
+            "backward passes alone). --build-on does it elsewhere.",
+            style="dim",
+        ),
+        soft_wrap=True,
+    )
 
 
 def _show_boards(out: Console, foreseen: Foreseen) -> None:

@@ -61,6 +61,13 @@ def chosen(spec: DataSpec, images: int | None, cache: Path, task: Task | None = 
     return found if images is None else found.subset(images, _SUBSET_SEED)
 
 
+def count_images(training: TrainingSpec) -> int:
+    """How many images there are to learn from; raises DataError."""
+    if is_procedural(training.data):
+        return training.images or PROCEDURAL_IMAGES
+    return len(chosen(training.data, training.images, training.cache).images)
+
+
 def _identity(spec: DataSpec, images: int | None, cache: Path) -> list[object]:
     if is_procedural(spec):
         name, splits, _ = _PROCEDURAL[spec.source]

@@ -125,3 +125,21 @@ def _with_cache(request: VariantRequest) -> VariantRequest:
         return request
     training = dataclasses.replace(request.training, cache=_HERE)
     return dataclasses.replace(request, training=training)
+
+
+class PlainPaths:
+    """Paths as they are, for processes on the same machine."""
+
+    @staticmethod
+    def encode(value: Any) -> str:
+        """For msgspec's `enc_hook`."""
+        if not isinstance(value, Path):
+            raise TypeError(type(value).__name__)
+        return str(value)
+
+    @staticmethod
+    def decode(kind: type, value: Any) -> Path:
+        """For msgspec's `dec_hook`."""
+        if kind is not Path:
+            raise TypeError(kind.__name__)
+        return Path(value)

@@ -1,0 +1,65 @@
+"""What a build has to train, and how long that takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from models import estimate, recipes, zoo
+from models.build import VariantRequest, remember_chain
+from models.chain import links
+from models.data.training import training_spec
+from models.recipes import parse_steps
+from models.spec import DataSpec
+from models.store import ArtifactStore
+
+SHAPES = DataSpec("shapes", "shapes", "train")
+
+
+def requests(folder: Path) -> dict[str, VariantRequest]:
+    """A trained network in FP32 and ORT format, and one that learns from it."""
+    training = training_spec(SHAPES, None, 64, folder)
+    train = parse_steps([{"step": "train", "epochs": 3}], "here")
+    distill = parse_steps([{"step": "distill", "teacher": "big", "images": 10}], "here")
+    big = zoo.resolve("tinydet", steps=train, need_extra=False)
+    small = zoo.resolve("tinydet", steps=distill, imgsz=96, need_extra=False)
+    wanted = {"big/fp32": (big, "fp32"), "big/ort": (big, "ort_format"), "small": (small, "fp32")}
+    return {
+        label: VariantRequest(
+            model, recipes.get(recipe), "x86_64", training=training, others={"big": big}
+        )
+        for label, (model, recipe) in wanted.items()
+    }
+
+
+def test_each_training_is_counted_once(tmp_path: Path) -> None:
+    """What several variants share is one training, under the first one's name; teachers count."""
+    found = estimate.trainings(requests(tmp_path), ArtifactStore(tmp_path / "store"))
+    assert [(one.label, one.step, one.epochs, one.images) for one in found] == [
+        ("big/fp32", "train", 3, 64),
+        ("small", "distill", 10, 10),
+    ]
+    assert found[0].seen == 192
+
+
+def test_what_was_trained_before_is_left_out(tmp_path: Path) -> None:
+    """A training whose result is in the store takes no time."""
+    asked, store = requests(tmp_path), ArtifactStore(tmp_path / "store")
+    big = asked["big/fp32"]
+    remember_chain(big, store, ["a" * 64 for _ in links(big)])
+    (left,) = estimate.trainings(asked, store)
+    assert left.step == "distill"
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_networks_speed_is_measured(tmp_path: Path) -> None:
+    """A network that can be built has a time, one that cannot has none."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("timing a network needs torch: install the extra 'models'")
+    model = requests(tmp_path)["big/fp32"].model
+    seconds = estimate.seconds_per_image(model)
+    assert seconds is not None
+    assert 1e-5 < seconds < 60
