@@ -35,9 +35,7 @@ class Journal:
     masks: tuple[wire.ImageMask, ...] | None = None
 
 
-def fetch(
-    session: Session, trial_id: str, now_s: Callable[[], float] = time.monotonic
-) -> Journal:
+def fetch(session: Session, trial_id: str, now_s: Callable[[], float] = time.monotonic) -> Journal:
     """Read the journal of an ended trial.
 
     Raises TransferFailed when a part does not verify, WireError when it is not what it should be.
@@ -68,9 +66,7 @@ def _decoded(outcome: wire.Outcome, parts: Mapping[Any, bytes]) -> Journal:
     )
 
 
-def _read_part(
-    session: Session, trial_id: str, name: str, part: wire.Part, pace: Pace
-) -> bytes:
+def _read_part(session: Session, trial_id: str, name: str, part: wire.Part, pace: Pace) -> bytes:
     if not 0 <= part.size_bytes <= MAX_PART_BYTES:
         raise TransferFailed(
             f"the {name} of trial {trial_id} would be {part.size_bytes} bytes; "

@@ -2,7 +2,7 @@ from array import array
 from itertools import accumulate, takewhile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.agentkit import short_scenario as scenario
 
@@ -198,6 +198,7 @@ def test_since(tmp_path):
     assert samplefile.since(path, 5) is None
 
 
+@settings(deadline=None)  # each example waits for the disk
 @given(
     finished=st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(0, 9)),
     latencies=st.lists(st.integers(0, 2**63), max_size=50),

@@ -2,7 +2,7 @@ import os
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.samplelog import MAX_RECORD_SAMPLES, Logged, SampleLog, read_log
@@ -114,6 +114,7 @@ def test_a_new_log_is_empty(tmp_path):
     assert read_log(tmp_path / "log") == Logged()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_log_or_none(tmp_path_factory, data):
     """Random bytes never raise and never give a sample."""
@@ -122,6 +123,7 @@ def test_any_bytes_are_a_log_or_none(tmp_path_factory, data):
     assert len(read_log(path).latency_ns) == 0
 
 
+@settings(deadline=None)  # each round waits for the disk
 @given(st.lists(st.lists(st.tuples(U64, U64), min_size=1, max_size=9), max_size=5))
 def test_whatever_is_appended_comes_back(tmp_path_factory, rounds):
     """Any numbers in any portions come back in order."""
