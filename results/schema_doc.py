@@ -38,6 +38,7 @@ Units are in the names: `_ns`, `_ms`, `_bytes`, `_c` (degrees Celsius), `_hz`, `
 compared only with each other. Flags are 0 or 1. Tables are STRICT in SQLite.
 
 Start with `v_trials` and `v_leaderboard`; they have one row a trial and one row a variant.
+`v_image_scores` has one row an image that was scored.
 `v_sample_times` and `v_latency_by_temp` have one row an inference. Everything is read with
 
     orchestrator query "SELECT ..."
@@ -55,6 +56,11 @@ FROM v_trials ORDER BY board, variant, block""",
 SELECT rank, board, variant, p50_ms, ROUND(ratio_to_fp32, 3) AS ratio, map50, eval_set,
   eval_images, emulated
 FROM v_leaderboard ORDER BY emulated, rank""",
+    "v_image_scores": """\
+SELECT a.model, b.variant, COUNT(*) AS images, ROUND(AVG(b.dice - a.dice), 3) AS dice_difference
+FROM v_image_scores a JOIN v_image_scores b USING (run_id, model, eval_set, image_id)
+WHERE a.variant = 'fp32' AND b.variant <> 'fp32' AND a.board IS NULL AND b.board IS NULL
+GROUP BY a.model, b.variant""",
     "v_sample_times": """\
 SELECT trial_no, seq, phase, t_ns, latency_ns FROM v_sample_times
 WHERE trial_no = 1 AND seq < 5 ORDER BY seq""",

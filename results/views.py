@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from results.imageviews import V_IMAGE_SCORES
 from results.timeviews import V_LATENCY_BY_TEMP, V_SAMPLE_TIMES
 from results.view import View, ViewColumn
 from results.view import ms as _ms
@@ -269,4 +270,4 @@ LEFT JOIN baseline base ON base.run_id = t.run_id AND base.board = t.board
   AND base.model = t.model AND base.scenario = t.scenario AND base.threads = t.threads""",
 )
 
-VIEWS: Final = (V_TRIALS, V_LEADERBOARD, V_SAMPLE_TIMES, V_LATENCY_BY_TEMP)
+VIEWS: Final = (V_TRIALS, V_LEADERBOARD, V_IMAGE_SCORES, V_SAMPLE_TIMES, V_LATENCY_BY_TEMP)

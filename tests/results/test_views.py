@@ -288,3 +288,21 @@ def test_runs_do_not_mix(store: Store) -> None:
         store.record_trial(dataclasses.replace(record, spec=spec))
     rows = store.rows("SELECT p50_ms, rank, ratio_to_fp32 FROM v_leaderboard ORDER BY p50_ms")
     assert [tuple(row.values()) for row in rows] == [(10.0, 1, 1.0), (30.0, 1, 1.0)]
+
+
+def test_images_of_boards_and_of_the_host_are_told_apart(store: Store) -> None:
+    """Each image of each evaluation has a row, with its variant's labels and its board, if any."""
+    digest = example.artifact("int8_ptq").sha256
+    host = dataclasses.replace(example.segmentation(-0.1, images=3), where="host")
+    store.record_evaluation(example.RUN_ID, digest, host)
+    record = example.trial("pi5", "fp32", 0, 0)
+    store.record_trial(dataclasses.replace(record, evaluation=example.segmentation(images=2)))
+    rows = store.rows("SELECT * FROM v_image_scores ORDER BY evaluation_no, place")
+    assert [(row["board"], row["variant"], row["image_id"]) for row in rows] == [
+        *((None, "int8_ptq", f"val_{k:05}") for k in range(3)),
+        *(("pi5", "fp32", f"val_{k:05}") for k in range(2)),
+    ]
+    assert [row["dice"] for row in rows] == pytest.approx([0.4, 0.41, 0.42, 0.5, 0.51])
+    assert {(row["eval_set"], row["eval_split"], row["matches_json"]) for row in rows} == {
+        ("blobs", "val", None)
+    }
