@@ -21,7 +21,8 @@ from results.schema import Base
 from results.sql import QueryResult, read_only_query
 from results.store import Store
 from results.version import SCHEMA_VERSION
-from results.views import VIEWS, View
+from results.view import View
+from results.views import VIEWS
 
 DEFAULT_PATH: Final = Path("docs/schema.md")
 _DIALECT: Final = sqlite.dialect()
