@@ -130,7 +130,7 @@ class Fire(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        c_mid, c_half = max(c_out // 8, 1), c_out // 2
+        c_mid, c_half = max(c_out // 8, 4), c_out // 2  # fewer than four die in training
         self.squeeze = nn.Conv2d(c_in, c_mid, 1)
         self.expand1 = nn.Conv2d(c_mid, c_half, 1)
         self.expand3 = nn.Conv2d(c_mid, c_out - c_half, 3, padding=1)
