@@ -113,12 +113,21 @@ def test_a_run_is_the_same_in_both_databases(url: str, filled: Path) -> None:
         example.fill(pg)
         assert leaderboard(pg, example.RUN_ID) == leaderboard(lite, example.RUN_ID)
         assert runs(pg) == runs(lite)
-        for table in ("trials", "samples", "readings", "summaries", "evaluations", "boards"):
+        for table in (
+            "trials",
+            "samples",
+            "readings",
+            "summaries",
+            "evaluations",
+            "image_scores",
+            "boards",
+        ):
             query = f"SELECT * FROM {table} ORDER BY 1, 2"  # noqa: S608
             assert pg.rows(query) == lite.rows(query)
         for view in VIEWS:
-            timed = {"seq", "trial_no"} <= {column.name for column in view.columns}
-            order = "trial_no, seq" if timed else "board, variant, p50_ms"
+            columns = {column.name for column in view.columns}
+            orders = ("trial_no, seq", "evaluation_no, place", "board, variant, p50_ms")
+            order = next(o for o in orders if columns >= set(o.split(", ")))
             query = f"SELECT * FROM {view.name} ORDER BY {order}"  # noqa: S608
             for ours, theirs in zip(pg.rows(query), lite.rows(query), strict=True):
                 assert ours == pytest.approx(theirs)
