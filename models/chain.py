@@ -16,7 +16,7 @@ from models.steps import ALL_STEPS, Step
 from models.steps.base import tool_version
 
 _KEY_SCHEMA = 1
-"""Raised when steps change what they make of the same input: old results are not found then."""
+"""Raised when keys are made up of other parts; a step that changes raises its own `revision`."""
 
 
 Versions = Mapping[str, str] | None
@@ -76,6 +76,8 @@ class Link:
             "calibration": self.calibration,
             "shapes": self.shapes,
         }
+        if self.step.revision:
+            parts["revision"] = self.step.revision
         if self.training is not None:
             parts["training"] = self.training
         if self.others:

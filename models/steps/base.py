@@ -87,7 +87,8 @@ class Step:
     change the result: boards with equal choices share one artifact. `tools` are the packages
     whose versions are part of the step's key. `accepts` is None for steps that start a chain.
     `keeps_parameters` says that the number of weights is the parent's, though constants that
-    were computed beforehand may look like weights in the new file.
+    were computed beforehand may look like weights in the new file. `revision` is raised when the
+    step makes something else of the same input, so that its old results are not found.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Step:
     keeps_parameters: bool = True
     needs_training: bool = False
     others: Callable[[Any], tuple[str, ...]] = no_others
+    revision: int = 0
 
     def run(self, given: StepInput) -> StepResult:
         """Import the step's module, with what it needs, and run it."""

@@ -14,6 +14,7 @@ from models.errors import BuildFailed, ExtraMissing, ModelNotFound, ModelUnreada
 from models.onnxfile import load
 from models.spec import ModelSource
 from models.steps.base import StepInput, StepResult
+from models.steps.export_child import SECTIONS_FILE
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REPORTED_LINES = 15
@@ -29,7 +30,8 @@ def run(given: StepInput) -> StepResult:
         "opset": given.params.opset,
     }
     in_child(given, "models.steps.export_child", asked)
-    _normalise(target)
+    sections = (given.work / SECTIONS_FILE).read_text()
+    _normalise(target, {"sections": sections} if json.loads(sections) else {})
     return StepResult(target)
 
 
@@ -95,11 +97,14 @@ def raise_failure(result: dict[str, Any], source: ModelSource, cache: Path) -> N
             raise BuildFailed(f"{stage}: {reason}")
 
 
-def _normalise(path: Path) -> None:
-    """Drop the date of the export: the same export twice is then the same artifact."""
+def _normalise(path: Path, added: dict[str, str]) -> None:
+    """Drop the date of the export: the same export twice is then the same artifact.
+
+    `added` goes into the metadata.
+    """
     model = load(path)
     kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != "date"]
     del model.metadata_props[:]
-    for key, value in kept:
+    for key, value in (*kept, *added.items()):
         model.metadata_props.add(key=key, value=value)
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -16,7 +16,9 @@ from typing import Any
 
 from models.onnxfile import first_line
 from models.orphan import end_with_parent
+from models.sections import ultralytics_patterns
 
+SECTIONS_FILE = "sections.json"
 _SEED = 0
 
 
@@ -72,6 +74,19 @@ def _export(request: dict[str, Any]) -> None:
     except Exception as exc:
         raise Stage("export", f"{type(exc).__name__}: {first_line(exc)}") from exc
     shutil.move(exported, request["target"])
+    Path(SECTIONS_FILE).write_text(json.dumps(_sections(model.model)))
+
+
+def _sections(network: Any) -> dict[str, list[str]]:
+    """Patterns of node names by section: ultralytics' YAMLs list a backbone and what follows it.
+
+    The last module is the head. Empty where the network was not built from such a YAML.
+    """
+    backbone = len((getattr(network, "yaml", None) or {}).get("backbone", ()))
+    if not backbone:
+        return {}
+    found = ultralytics_patterns(backbone, len(network.model) - 1)
+    return {section: patterns for section, patterns in found.items() if patterns}
 
 
 def _weights(source: str, folder: Path) -> Path:

@@ -143,6 +143,7 @@ EXPORT = Step(
     needs_calibration=False,
     choices=no_choices,
     module="models.steps.export",
+    revision=1,  # writes the sections into the file
 )
 CREATE = Step(
     name="create",
