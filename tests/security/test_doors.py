@@ -18,8 +18,11 @@ import pytest
 from support.agentkit import agent_process
 from support.boards import ssh_rig
 from support.cli import Desk, desk
+from support.fakewheels import make_wheels
 from support.onnxmodels import tiny_model
 from support.sshd import Sshd
+
+from orchestrator.provision.lock import shipped_pins
 
 SECRET = "hunter2-correct-horse"  # noqa: S105 - it is looked for where it must not be
 SETPRIV = shutil.which("setpriv")
@@ -120,6 +123,27 @@ def test_an_ssh_board_opens_no_port(tmp_path: Path, sshd: Sshd) -> None:
         assert dialling
         assert listening([agent, *agent.children(recursive=True), mine, *dialling]) == set()
         session.close()
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+def test_provisioning_opens_no_port(tmp_path: Path, sshd: Sshd) -> None:
+    """From its first process to its last, `boards provision` listens nowhere, on either side."""
+    wheels = make_wheels(tmp_path / "wheels", shipped_pins())
+    root = tmp_path / "desk"
+    (root / ".orchestrator").mkdir(parents=True)
+    (root / ".orchestrator" / "known_hosts").write_text(sshd.known_hosts_line("loop"))
+    with desk(root) as made:
+        (root / "inventory.yaml").write_text(
+            f"ssh_config: {sshd.ssh_config}\nboards:\n  loop:\n    ssh_alias: loop\n"
+            f"    home: {root}/home\n    lock: {root}/board.lock\n"
+        )
+        with Watch(made) as watch:
+            done = made.run("boards", "provision", "loop", "--wheels", str(wheels))
+        assert done.returncode == 0, done.stderr
+        assert (root / "home" / "env" / "current").is_symlink()
+        assert {"boards", "provision", "loop"} <= watch.seen
+        assert watch.ports == set()
 
 
 @pytest.fixture
