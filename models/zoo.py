@@ -107,7 +107,7 @@ _TRAINING = ("train", "distill")
 def _from_family(
     reference: str, options: dict[str, Any], imgsz: int | None, weights: Path | None
 ) -> ModelSpec:
-    """A network of ours, whose head and classes its artifact will tell."""
+    """A network of ours: its family tells its task, its artifact will tell head and classes."""
     family = FAMILIES[reference]
     for name in options:
         if name not in family.options:
@@ -127,7 +127,7 @@ def _from_family(
             size_px,
             {**family.options, **options},
         ),
-        task=None,
+        task=family.task,
         head=None,
         prep=ImagePrep(height=size_px, width=size_px),
         class_names=(),
