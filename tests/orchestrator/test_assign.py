@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.jobs import adhoc, prepare, voc
 from support.onnxmodels import tiny_model
@@ -269,3 +270,39 @@ def test_an_export_that_brings_other_classes(
     error = built["tinydet", "fp32", "x86_64"]
     assert isinstance(error, ExperimentError)
     assert "cat, dog" in str(error)
+
+
+# ---------------------------------------------------------------- runtimes
+
+
+def without(package: str) -> wire.Fingerprint:
+    found = fingerprint()
+    kept = {name: version for name, version in found.packages.items() if name != package}
+    return msgspec.structs.replace(found, packages=kept)
+
+
+def eager(detector: Given) -> Given:
+    """The same with `fp32` run by torch."""
+    recipe = dataclasses.replace(detector.prepared.recipes["fp32"], runtime="torch")
+    prepared = dataclasses.replace(detector.prepared, recipes={"fp32": recipe})
+    return dataclasses.replace(detector, prepared=prepared)
+
+
+def test_a_recipe_decides_the_runtime(detector: Given) -> None:
+    """A trial is run by what its recipe names, ONNX Runtime where it names nothing."""
+    assert {work.spec.runtime for work in detector.work()} == {"onnxruntime"}
+    assert {work.spec.runtime for work in eager(detector).work()} == {"torch"}
+
+
+def test_a_board_without_the_runtime_is_told_before_it_starts(detector: Given) -> None:
+    """Its trials are named as impossible with the command that helps; nothing is sent."""
+    given = eager(detector)
+    assigned = assign(given.plan, given.prepared, {"pi": without("torch")}, given.built, Past())
+    assert not assigned["pi"].work
+    reasons = {reason for _, reason in assigned["pi"].impossible}
+    assert len(reasons) == 1
+    assert "boards provision pi --runtime torch" in reasons.pop()
+    others = assign(
+        detector.plan, detector.prepared, {"pi": without("torch")}, detector.built, Past()
+    )
+    assert others["pi"].work

@@ -241,6 +241,16 @@ def test_other_conditions_are_not_comparable(store: Store, kind: str, change: Ch
     assert allowed.latency is not None
 
 
+def test_two_runtimes_are_compared_and_named(store: Store) -> None:
+    """Versions of two runtimes need not agree; the verdict says what ran each side."""
+    put(store, "fp32", [50, 51])
+    eager = outcome(runtime_version="2.10.0")
+    put(store, "int8_ptq", [30, 31], lambda record: eager(spec(runtime="torch")(record)))
+    verdict = compare(store, INT8, FP32)
+    assert verdict.latency is not None
+    assert "A: ran by torch 2.10.0, B by onnxruntime 1.31.1" in verdict.text
+
+
 def test_a_throttled_trial_is_not_comparable(store: Store) -> None:
     """Speed measured while the board held itself back is no speed of the variant."""
     put(store, "fp32", [50, 51])
