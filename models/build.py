@@ -112,13 +112,26 @@ def build_many(
         if cached is not None:
             answers[index] = cached
             continue
-        jobs.setdefault(chain, Job(chain, request.label, request))
+        jobs.setdefault(chain, Job(chain, request.label, request, _long(request, chain, store)))
         members.setdefault(chain, []).append(index)
     work = _Work(store.root)
     for chain, result in run_jobs(list(jobs.values()), work, workers, on_log).items():
         for index in members[chain]:
             answers[index] = result
     return [answers[index] for index in range(len(requests))]
+
+
+def _long(
+    request: VariantRequest, chain: tuple[str, ...], store: ArtifactStore
+) -> frozenset[tuple[str, ...]]:
+    """Beginnings of a chain that end in a training which is still to be done."""
+    sha256: str | None = request.model.source.identity
+    found = []
+    for index, link in enumerate(links(request), start=2):
+        sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
+        if sha256 is None and link.step.needs_training:
+            found.append(chain[:index])
+    return frozenset(found)
 
 
 @dataclasses.dataclass(frozen=True)

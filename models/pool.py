@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A build: its chain of steps as comparable text, its name for messages, its request."""
+    """A build: its chain of steps as comparable text, its name for messages, its request.
+
+    `long` are the beginnings of the chain that end in a step that takes long and is not done yet.
+    """
 
     chain: tuple[str, ...]
     label: str
     request: VariantRequest
+    long: frozenset[tuple[str, ...]] = frozenset()
 
 
 def run_jobs(
@@ -42,7 +46,8 @@ def run_jobs(
 ) -> dict[tuple[str, ...], Result]:
     """Results by chain. `work` has to be picklable; `on_log` is called in this process.
 
-    A job whose chain begins with another job's whole chain starts after it. When a process
+    A job whose chain begins with another job's whole chain starts after it, and so does one that
+    needs the long step of a running job: it would only wait for it. When a process
     dies, the jobs it may have taken with it run again, one at a time in a process each, so
     that only the guilty one fails.
     """
@@ -83,7 +88,10 @@ def _run_pool(
     )
     try:
         while waiting or running:
-            for job in [job for job in waiting if not _blocked(job, [*waiting, *running.values()])]:
+            for job in list(waiting):
+                shared = any(job.long & other.long for other in running.values())
+                if shared or _blocked(job, [*waiting, *running.values()]):
+                    continue
                 waiting.remove(job)
                 running[executor.submit(_in_worker, work, job.request)] = job
             done, _ = cf.wait(running, return_when=cf.FIRST_COMPLETED)

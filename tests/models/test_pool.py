@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -59,6 +60,20 @@ def test_a_job_waits_for_its_own_beginning(tmp_path: Path) -> None:
     times = {p.name: [float(t) for t in p.read_text().split()] for p in tmp_path.iterdir()}
     assert times["a-b"][0] >= times["a"][1]
     assert times["a"][2] != os.getpid()
+
+
+def test_a_long_step_is_waited_for_outside(tmp_path: Path) -> None:
+    """Of two chains that need one long step the second leaves its process to another job."""
+    long = frozenset({("a", "train")})
+    jobs = [
+        dataclasses.replace(job("a", "train", "x"), long=long),
+        dataclasses.replace(job("a", "train", "y"), long=long),
+        job("b", "c", "z"),
+    ]
+    run_jobs(jobs, Notes(tmp_path), 2, lambda _: None)
+    times = {p.name: [float(t) for t in p.read_text().split()] for p in tmp_path.iterdir()}
+    assert times["a-train-y"][0] >= times["a-train-x"][1]
+    assert times["b-c-z"][0] < times["a-train-x"][1]
 
 
 def test_one_worker_is_this_process(tmp_path: Path) -> None:
