@@ -18,6 +18,8 @@ from orchestrator.events import Event
 from orchestrator.progress import BoardProgress, RunProgress
 
 REFRESHES_PER_S = 2
+_MANY_BOARDS = 16
+"""With more the screen is full, and drawing it is the largest cost of a run that only waits."""
 """Few, because a local board shares this machine with its own measurement."""
 LOG_LINES = 6
 _HEADROOM_LINES = 9
@@ -167,7 +169,7 @@ class Display:
             self._console.print(Text(title, style="bold"))
             yield
             return
-        with Live(
-            screen, console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True
-        ):
+        many = len(self.progress.boards) > _MANY_BOARDS
+        per_s = REFRESHES_PER_S / 2 if many else REFRESHES_PER_S
+        with Live(screen, console=self._console, refresh_per_second=per_s, transient=True):
             yield

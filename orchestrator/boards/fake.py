@@ -42,6 +42,8 @@ class FakeTrial:
     started_ns: int
     failure: wire.Failure | None = None
     cancelled_ns: int | None = None
+    parts: dict[str, bytes] | None = None
+    """Its journal, made once it has ended: with hundreds of boards that is their main cost."""
 
     def sample_count(self) -> int:
         """Samples until both minimums hold, or the cap is reached."""
@@ -243,11 +245,18 @@ class FakeAgent:
         return True
 
     def _parts(self, trial: FakeTrial) -> dict[str, bytes]:
+        """The journal of a trial that has ended."""
+        if trial.parts is None:
+            trial.parts = self._made_parts(trial)
+        return trial.parts
+
+    def _made_parts(self, trial: FakeTrial) -> dict[str, bytes]:
         scenario, rng = trial.spec.scenario, random.Random(trial.spec.trial_id)  # noqa: S311
         warm = 0 if trial.failure else scenario.warmup_min_samples
         cold, timed = 0 if trial.failure else 1, trial.samples_done(trial.ends_ns())
         total = cold + warm + timed
-        latency = array("Q", (LATENCY_NS + rng.randrange(100_000) for _ in range(total)))
+        jitter_ns = array("H", rng.randbytes(2 * total))
+        latency = array("Q", [LATENCY_NS + more_ns for more_ns in jitter_ns])
         head = wire.samples_header(total, (cold, warm, timed))
         gaps = array("Q", bytes(8 * total))
         parts = {
@@ -298,8 +307,9 @@ class FakeAgent:
 
     def _read(self, trial_id: str, part: str, offset: int, length: int) -> bytes:
         trial = self.trials_by_id.get(trial_id)
-        data = self._parts(trial).get(part, b"") if trial is not None else b""
-        return data[offset : offset + length]
+        if trial is None or self.now_ns() < trial.ends_ns():
+            return b""
+        return self._parts(trial).get(part, b"")[offset : offset + length]
 
     def _ack(self, trial_id: str) -> bool:
         self.trials_by_id.pop(trial_id, None)
