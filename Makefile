@@ -38,8 +38,8 @@ $(VENV)/.dev: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.models: $(VENV)/.dev
-	@echo "adding torch and ultralytics (some gigabytes)"
-	@$(PIP) --editable '.[dev,models]'
+	@echo "adding torch and ultralytics (some gigabytes), and LiteRT (15 MB)"
+	@$(PIP) --editable '.[dev,models,litert]'
 	@touch $@
 
 # Run the tests that $(1) selects and say how long they took; pytest itself says what is left out.
@@ -62,7 +62,7 @@ test-all: test $(VENV)/.models
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $(SYSTEM_PACKAGES) >/dev/null || echo "system packages could not be installed"; \
 	else echo "not root on Debian: install $(SYSTEM_PACKAGES) yourself"; fi
-	$(call tested,(torch or ssh) and not virtual)
+	$(call tested,(torch or litert or ssh) and not virtual)
 
 # Emulated boards: minutes of soft-float, and packages that only Debian has.
 test-virtual: $(VENV)/.dev
