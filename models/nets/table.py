@@ -1,0 +1,112 @@
+"""Program: the table of networks in docs/zoo.md. `--write` puts it there, `--check` compares.
+
+Counts come from the networks themselves, built without memory for their weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from models.nets.arch import Arch
+from models.nets.registry import FAMILIES
+
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "zoo.md"
+_BEGIN: Final = "<!-- table: python -m models.nets.table --write -->\n"
+_END: Final = "<!-- end of table -->\n"
+_HEAD: Final = (
+    "| network | input px | parameters | GMACs | share of the parameters |",
+    "|---|---|---|---|---|",
+)
+
+
+def rows() -> Iterator[str]:
+    """One line of the table a family that can be named."""
+    for family in FAMILIES.values():
+        if family.described:
+            continue
+        arch = Arch(
+            family=family.name,
+            options=dict(family.options),
+            imgsz_px=family.imgsz_px,
+            class_names=(),
+        )
+        code = importlib.import_module(family.module)
+        with torch.device("meta"):
+            module = code.build(arch).eval()
+        sizes = {name: value.numel() for name, value in module.named_parameters()}
+        total = sum(sizes.values())
+        shares = ", ".join(
+            f"{section} {_share(sizes, prefixes) / total:.1%}"
+            for section, prefixes in code.sections(arch).items()
+        )
+        gmacs = macs(module, family.imgsz_px) / 1e9
+        yield f"| {family.name} | {family.imgsz_px} | {total:,} | {gmacs:.2f} | {shares} |"
+
+
+def macs(module: nn.Module, imgsz: int) -> int:
+    """Multiplications of the convolutions for one image; offsets of deformable ones included."""
+    counted: list[int] = []
+
+    def count(layer: Any, _given: Any, made: Any) -> None:
+        weights = layer.weight.numel()
+        cells = made.shape[2] * made.shape[3]
+        if isinstance(layer, nn.ConvTranspose2d):  # every input cell meets every weight
+            cells //= layer.stride[0] * layer.stride[1]
+        counted.append(weights * cells)
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, kinds) or type(layer).__name__ == "Deformable"
+    ]
+    with torch.no_grad(), torch.device("meta"):
+        module(torch.empty(1, 3, imgsz, imgsz))
+    for hook in hooks:
+        hook.remove()
+    return sum(counted)
+
+
+def written(text: str) -> str:
+    """A document with the table renewed; raises ValueError where its marks are missing."""
+    before, begin, rest = text.partition(_BEGIN)
+    _old, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{DOCUMENT}: no place for the table; it lies between {_BEGIN}and {_END}")
+    return before + begin + "\n".join((*_HEAD, *rows())) + "\n" + end + after
+
+
+def _share(sizes: dict[str, int], prefixes: tuple[str, ...]) -> int:
+    return sum(
+        count
+        for name, count in sizes.items()
+        if any(name.startswith(f"{prefix}.") for prefix in prefixes)
+    )
+
+
+def main() -> int:
+    """Write or check the document; 1 where it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="renew the table")
+    parser.add_argument("--check", action="store_true", help="compare only (the default)")
+    given = parser.parse_args()
+    text = DOCUMENT.read_text()
+    renewed = written(text)
+    if given.write:
+        DOCUMENT.write_text(renewed)
+    elif renewed != text:
+        sys.stderr.write(f"{DOCUMENT} is out of date: python -m models.nets.table --write\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
