@@ -119,7 +119,7 @@ def foresee(
 
 def show(out: Console, foreseen: Foreseen, prepared: Prepared, store: ArtifactStore) -> None:
     """Print trials, builds, pushes and the estimate of each board."""
-    _show_trials(out, foreseen)
+    _show_trials(out, foreseen, prepared)
     _show_builds(out, foreseen, prepared, store)
     _show_trainings(out, prepared, foreseen, store)
     _show_boards(out, foreseen)
@@ -133,12 +133,17 @@ def show(out: Console, foreseen: Foreseen, prepared: Prepared, store: ArtifactSt
     out.print(f"Seed {foreseen.plan.seed}: the same order again with --seed {foreseen.plan.seed}.")
 
 
-def _show_trials(out: Console, foreseen: Foreseen) -> None:
+def _show_trials(out: Console, foreseen: Foreseen, prepared: Prepared) -> None:
+    runtimes = {
+        trial.recipe: prepared.recipes[trial.recipe].runtime for trial in foreseen.plan.trials
+    }
+    several = len(set(runtimes.values())) > 1
     columns = [
         Column("board"),
         Column("trial", figures=True),
         Column("block", figures=True),
         Column("variant"),
+        *([Column("runtime")] if several else []),
         Column("samples", figures=True),
         Column("time s", figures=True),
         Column("threads", figures=True),
@@ -150,6 +155,7 @@ def _show_trials(out: Console, foreseen: Foreseen) -> None:
             str(trial.order + 1),
             str(trial.block + 1),
             f"{trial.model}/{trial.recipe}",
+            *([runtimes[trial.recipe]] if several else []),
             f"≥ {trial.scenario.min_samples}",
             _sampling_time(trial.scenario),
             str(trial.options.intra_op_num_threads),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agent.wire import RUNTIME_PACKAGES
 from orchestrator.events import (
     BoardConnected,
     BoardConnecting,
@@ -86,6 +87,15 @@ def variant_of(event: TrialStarted | TrialEnded | TrialSkipped) -> str:
     return printable(f"{event.trial.model}/{event.trial.recipe}")
 
 
+def _runtimes(packages: Mapping[str, str]) -> list[str]:
+    """Each runtime with its version; onnxruntime also where it is missing."""
+    return [
+        f"{name} {packages.get(package, 'missing')}"
+        for name, package in RUNTIME_PACKAGES.items()
+        if package in packages or name == "onnxruntime"
+    ]
+
+
 def _connected(board: BoardProgress, event: BoardConnected) -> str:
     known = event.hello.fingerprint
     board.state = "ready"
@@ -93,7 +103,7 @@ def _connected(board: BoardProgress, event: BoardConnected) -> str:
     board.emulated = known.emulated
     return (
         f"ready: {board.model}, {known.isa}, {known.cpu_count} cores, Python {known.python}, "
-        f"onnxruntime {known.packages.get('onnxruntime', 'missing')}"
+        + ", ".join(_runtimes(known.packages))
         + (", EMULATED" if known.emulated else "")
     )
 
