@@ -51,7 +51,7 @@ class ModelEntry:
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Labelled images: a folder, or 'shapes' for the procedural set."""
+    """Labelled images: a folder, or 'shapes' or 'blobs' for a procedural set."""
 
     source: str
     layout: Layout = "auto"
@@ -176,7 +176,7 @@ def adhoc(
 ) -> Experiment:
     """An experiment of one model, as `run --model` asks for; paths are relative to `base_dir`.
 
-    `data` is a folder or 'shapes'; `calibration` likewise, or a folder of plain images.
+    `data` is a folder, 'shapes' or 'blobs'; `calibration` likewise, or a folder of plain images.
     Raises ExperimentError and UnknownName.
     """
     if not recipes:
