@@ -215,7 +215,8 @@ class Trial(Base):
     ended_utc: Mapped[Str] = about("when its end was seen, host clock")
     started_monotonic_ns: Mapped[Big] = about("the board's monotonic clock at its start")
     first_call_monotonic_ns: Mapped[Big | None] = about(
-        "the board's monotonic clock at the start of the first, cold, inference; NULL: no call"
+        "the board's monotonic clock at the start of the first, cold, inference; NULL: no call, "
+        "or lost in a power cut"
     )
     ended_monotonic_ns: Mapped[Big] = about("the board's monotonic clock at its end")
     spec_json: Mapped[Str] = about("the whole TrialSpec that was sent")
