@@ -106,14 +106,15 @@ def _without_outliers(
     for name, count in counts.items():
         cut_low, cut_high = cut(count, limits[name], method, percentile)
         low, high = max(cut_low, extremes[name][0]), min(cut_high, extremes[name][1])
-        if low < high:
+        if (high - low) * _LEVELS >= extremes[name][1] - extremes[name][0]:
             found[name] = (low, high)
         else:
             fallen.append(name)
     if fallen:
         log(
-            f"{method} leaves nothing of {len(fallen)} of {len(counts)} tensors, which are nearly "
-            f"constant: their lowest and highest values are used ({_some(fallen)})"
+            f"{method} leaves less than one INT8 step to {len(fallen)} of {len(counts)} tensors, "
+            "whose values are nearly all equal: their lowest and highest values are used "
+            f"({_some(fallen)})"
         )
     return found
 
