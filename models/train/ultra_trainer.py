@@ -24,19 +24,18 @@ import torch
 from torch import Tensor, nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import callbacks
-from ultralytics.utils.torch_utils import ModelEMA, init_seeds, unwrap_model
+from ultralytics.utils.torch_utils import init_seeds
 
 from models.errors import BuildFailed
 from models.nets.net import Net
 from models.steps.settings import Settings
 from models.store import CurvePoint
-from models.train import auxiliary
 from models.train.detecting import DetectionData
 from models.train.loop import CHECKPOINT, progress
-from models.train.loss import Truth
-from models.train.optimizing import Average, device_of, lr_share, uses_bfloat16
+from models.train.optimizing import device_of, lr_share, uses_bfloat16
 from models.train.ultra import Request
 from models.train.ultra_data import Pictures
+from models.train.ultra_module import OurEma, attach_branch, compute_in_bfloat16
 
 Log = Callable[[str], None]
 
@@ -66,8 +65,7 @@ def train(request: Request, net: Net, teacher: nn.Module | None, log: Log) -> Re
     trainer.add_callback("on_train_start", lambda _: torch.set_num_threads(request.threads))
     trainer.add_callback("on_train_epoch_start", _reseed)
     trainer.train()
-    kept = unwrap_model(trainer.ema.ema)
-    return Result(tuple(trainer.points), getattr(kept, "student_model", kept).state_dict())
+    return Result(tuple(trainer.points), trainer.ema.current().state_dict())
 
 
 def _overrides(settings: Settings, imgsz_px: int, work: Path) -> dict[str, Any]:
@@ -93,7 +91,7 @@ def _overrides(settings: Settings, imgsz_px: int, work: Path) -> dict[str, Any]:
         "seed": settings.seed,
         "device": "cpu" if device.type == "cpu" else "0",
         "workers": min(_MAX_WORKERS, os.cpu_count() or 1) if forks else 0,
-        "amp": False,  # see _compute_in_bfloat16
+        "amp": False,  # see compute_in_bfloat16
         "close_mosaic": max(1, settings.epochs // 3),
         "project": str(work),
         "name": "run",
@@ -131,9 +129,9 @@ class _Trainer(DetectionTrainer):
             alpha = min(request.alpha, _MAX_ALPHA)
             self.args.dis = _TEACHER_WEIGHT * alpha / (1 - alpha)
         if uses_bfloat16(request.settings, self.device):
-            _compute_in_bfloat16(net.module)
+            compute_in_bfloat16(net.module)
         if request.settings.aux:
-            self._branch = _attach(net, request.settings, self.device)
+            self._branch = attach_branch(net, request.settings, self.device)
 
     def get_dataset(self) -> dict[str, Any]:
         names = dict(enumerate(self._net.arch.class_names))
@@ -179,7 +177,7 @@ class _Trainer(DetectionTrainer):
 
     def resume_training(self, _ckpt: Any) -> None:
         """Called when all is set up: take our average, and our checkpoint if there is one."""
-        self.ema = _Ema(self.model, self._settings.ema)
+        self.ema = OurEma(self.model, self._settings.ema)
         path = None if self._resume is None else self._resume / CHECKPOINT
         if path is None or not path.is_file():
             return
@@ -200,8 +198,7 @@ class _Trainer(DetectionTrainer):
 
     def validate(self) -> tuple[dict[str, float], float]:
         """Our score of the averaged weights."""
-        kept = unwrap_model(self.ema.ema)
-        module = getattr(kept, "student_model", kept).eval()
+        module = self.ema.current().eval()
         scores = self._ours.score(module, self.device) if self._ours.scored else {}
         loss = float(sum(self.tloss.values()))
         epoch = self.epoch + 1
@@ -259,90 +256,3 @@ def _reseed(trainer: Any) -> None:
     init_seeds(seed, deterministic=trainer.args.deterministic)
     trainer.train_loader.generator.manual_seed(seed)
     trainer.train_loader.reset()
-
-
-class _Ema(ModelEMA):
-    """Their average by our rule; with a decay of 0 it is the model itself."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model)
-        self._average = Average(self.ema, decay)
-
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step."""
-        whole = unwrap_model(model)
-        names = self._average.state.keys()
-        self._average.update_from({k: v for k, v in whole.state_dict().items() if k in names})
-        self.updates = self._average.steps
-        self.ema.load_state_dict(self._average.state)
-
-    def restore(self, updates: int, state: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint."""
-        self.updates = self._average.steps = updates
-        self._average.state = state
-        self.ema.load_state_dict(state)
-
-
-def _attach(net: Net, settings: Settings, device: torch.device) -> nn.Module:
-    """Add an auxiliary branch's loss to the module's own; returns the branch.
-
-    By a class of its own, which copies of the module (the average) share without the branch.
-    """
-    torch.manual_seed(settings.seed)
-    listener, branch = auxiliary.attach(net)
-    branch.to(device)
-    side, weight = net.arch.imgsz_px, settings.aux
-    kind: Any = type(net.module)
-
-    class Helped(kind):
-        def loss(self, batch: dict[str, Tensor], preds: Any = None) -> Any:
-            total, items = super().loss(batch, preds)
-            maps = {stride: each.float() for stride, each in listener.maps.items()}
-            extra = branch.loss(branch(maps), truth_of(batch, side))
-            part = weight * extra * batch["img"].shape[0]
-            return torch.cat([total, part[None]]), {**items, "aux_loss": extra.detach()}
-
-    net.module.__class__ = Helped
-    return branch
-
-
-def _compute_in_bfloat16(module: Any) -> None:
-    """Let a module run in bfloat16 while it trains, its outputs in full; theirs needs CUDA."""
-    kind: Any = type(module)
-
-    class Faster(kind):
-        def predict(self, x: Tensor, *given: Any, **named: Any) -> Any:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
-                found = super().predict(x, *given, **named)
-            return _floats(found) if self.training else found
-
-    module.__class__ = Faster
-
-
-def _floats(found: Any) -> Any:
-    """The same lists and dicts with tensors in full precision."""
-    if isinstance(found, Tensor):
-        return found.float()
-    if isinstance(found, dict):
-        return {key: _floats(value) for key, value in found.items()}
-    if isinstance(found, list | tuple):
-        return type(found)(_floats(value) for value in found)
-    return found
-
-
-def truth_of(batch: dict[str, Tensor], side: int) -> Truth:
-    """A batch of ultralytics in our form: boxes in pixels, padded to the same number."""
-    images = batch["img"].shape[0]
-    owner = batch["batch_idx"].long()
-    most = max(1, int(torch.bincount(owner, minlength=images).max()) if len(owner) else 1)
-    boxes = torch.zeros(images, most, 4)
-    classes = torch.zeros(images, most, dtype=torch.int64)
-    real = torch.zeros(images, most, dtype=torch.bool)
-    for image in range(images):
-        mine = owner == image
-        count = int(mine.sum())
-        centre, half = batch["bboxes"][mine].cpu().split(2, dim=1)
-        boxes[image, :count] = torch.cat([centre - half / 2, centre + half / 2], dim=1) * side
-        classes[image, :count] = batch["cls"][mine].cpu().flatten().long()
-        real[image, :count] = True
-    return Truth(boxes, classes, real).to(batch["img"].device)
