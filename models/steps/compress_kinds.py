@@ -23,12 +23,14 @@ class QatParams(Settings, frozen=True):
     `exclude` keeps layers in float: a section of the network (backbone, neck, head) or patterns
     of layer names; `only` is the opposite, both together are refused. The decode is always in
     float. `momentum` is the share of the newest batch in the ranges of activations.
+    `self_teach` is the share of the loss that compares with the network before rounding.
     """
 
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     per_channel: bool = True
     momentum: Share = 0.05
+    self_teach: Share = 0.0
     epochs: Count = 2
     lr: Rate = 1e-4
     warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 0

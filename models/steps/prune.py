@@ -52,7 +52,7 @@ def prune(net: Net, params: Params) -> None:
     chosen = learned_layers(net, params.exclude)
     ratios = _ratios(chosen, params)
     if not ratios:
-        raise BuildFailed(f"no layer is wider than {params}: nothing to take out")
+        raise BuildFailed(f"no layer is left to prune with {params}")
     before = {name: layer.weight.shape for name, layer in learned_layers(net).items()}
     _take_out(net, chosen, ratios, params)
     after = {name: layer.weight.shape for name, layer in learned_layers(net).items()}

@@ -16,7 +16,7 @@ from models.nets.quant import KINDS, quant_layers
 from models.steps.base import StepInput, StepResult
 from models.steps.compress_kinds import QatParams
 from models.steps.edits import add_edit, drop_unused_branch, fuse
-from models.train.fit import fit
+from models.train.fit import Teacher, fit
 
 
 def run(given: StepInput) -> StepResult:
@@ -26,7 +26,10 @@ def run(given: StepInput) -> StepResult:
     net = load_net(given.source)
     prepare(net, given.params)
     given.log(f"training with {len(quant_layers(net.module))} layers rounded to 8 bits")
-    curves = fit(net, given.training, given.params, given.log, resume=given.resume)
+    teacher = None
+    if given.params.self_teach:
+        teacher = Teacher(load_net(given.source), given.params.self_teach, temperature=1.0)
+    curves = fit(net, given.training, given.params, given.log, teacher=teacher, resume=given.resume)
     refuse_unseen(net)
     target = given.work / "model.net"
     save_net(net, target)
