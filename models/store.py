@@ -6,7 +6,7 @@
     ROOT/locks/efgh....lock          one builder at a time for one step's key
     ROOT/tmp/                        work in progress; nothing in it is ever read back
     ROOT/quarantine/                 files whose bytes no longer matched their names
-    ROOT/weights/                    weights that ultralytics downloaded
+    ROOT/weights/                    weights that ultralytics downloaded; ranges/: of calibration
     ROOT/resume/efgh..../            what an interrupted training goes on from; removed at its end
 
 Every file appears by rename after fsync, so a killed builder leaves nothing half-made.

@@ -24,6 +24,7 @@ from orchestrator.assign import Built, BuiltVariant, build_all
 from orchestrator.builders.choice import builder, find
 from orchestrator.clock import SystemClock
 from orchestrator.errors import RunIncomplete, unknown_name
+from orchestrator.final import KEPT_SHARE
 from orchestrator.inventory import Isa
 from orchestrator.invocation import Asked, opened_if_there
 from orchestrator.prepare import Prepared, resolve
@@ -34,8 +35,6 @@ from results.records import EndOfRun
 from results.store import Store
 
 _BYTES_PER_MB = 1e6
-_KEPT_SHARE = 0.95
-"""MLPerf Mobile's rule for detection: INT8 keeps this share of FP32's figure."""
 _FORMATS_HERE = ("onnx", "ort")
 """What is scored on this machine, by ONNX Runtime."""
 
@@ -158,10 +157,10 @@ def lost_accuracy(scores: Mapping[Key, Accuracy], baseline: str) -> list[str]:
         before = scores.get((model, baseline, isa))
         name, value = figures.main
         whole = before.main[1] if before is not None else None
-        if recipe != baseline and value is not None and whole and value < _KEPT_SHARE * whole:
+        if recipe != baseline and value is not None and whole and value < KEPT_SHARE * whole:
             lines.append(
                 f"LOST ACCURACY: {model}/{recipe} ({isa}) keeps {value / whole:.1%} of "
-                f"{baseline}'s {name} ({value:.3f} of {whole:.3f}), less than {_KEPT_SHARE:.0%}"
+                f"{baseline}'s {name} ({value:.3f} of {whole:.3f}), less than {KEPT_SHARE:.0%}"
             )
     return lines
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BYTES_PER_MB = 1e6
 EMULATED = "emulated"
+KEPT_SHARE = 0.95
+"""MLPerf Mobile's rule for detection: INT8 keeps this share of FP32's figure."""
 
 
 def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
@@ -114,7 +116,7 @@ def _number(value: float | None) -> str:
 
 def notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
     """What a reader has to know to defend the figures."""
-    found = [*_accuracy_notes(rows), *_speed_notes(rows, baseline)]
+    found = [*_accuracy_notes(rows), *_lost(rows, baseline), *_speed_notes(rows, baseline)]
     hot = [row for row in rows if row.throttled]
     if hot:
         names = ", ".join(sorted({f"{row.board}/{row.variant}" for row in hot}))
@@ -145,6 +147,35 @@ def _accuracy_notes(rows: Sequence[LeaderboardRow]) -> list[str]:
         f"{place}, scored here at the model's own size, padding left out"
         for images, name, place, boxes in sets
     ]
+
+
+def _lost(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
+    """A line for each variant that is too much less accurate than its baseline on the same images.
+
+    Variants that share a set and a count of images are compared, on the same board.
+    """
+
+    def same(row: LeaderboardRow) -> tuple[object, ...]:
+        return row.board, row.model, row.eval_set, row.eval_split, row.eval_images
+
+    before = {same(row): row for row in rows if row.variant == baseline}
+    found = []
+    for row in rows:
+        whole = before.get(same(row))
+        if whole is None or row.variant == baseline:
+            continue
+        for name in ("map50", "dice"):
+            value, full = getattr(row, name), getattr(whole, name)
+            if value is not None and full and value < KEPT_SHARE * full:
+                found.append(
+                    f"LOST ACCURACY: {row.board}: {row.model}/{row.variant} keeps "
+                    f"{value / full:.1%} of {baseline}'s {_ACCURACY[name]}, less than "
+                    f"{KEPT_SHARE:.0%}"
+                )
+    return found
+
+
+_ACCURACY = {"map50": "mAP50", "dice": "Dice"}
 
 
 def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:

@@ -28,7 +28,7 @@ class StepInput:
     """What a step is given.
 
     `source` is the parent's file, read only. The step writes under `work`, which is removed
-    afterwards; `cache` is a folder that stays, for downloads. `choices` is what the step
+    afterwards; `cache` is a folder that stays, for downloads and ranges. `choices` is what the step
     itself chose for the target. `others` are further networks that the step asked for by name,
     such as a teacher, as files of format `net`. `resume` is a folder of this very step on this
     very input, which stays when the step is interrupted and goes when it has succeeded.

@@ -21,6 +21,8 @@ from models.steps.isa import family, host_isa
 from models.store import Artifact, ArtifactStore
 
 SIDE = 64
+GFLOPS_AT_640 = {"yolov8n": 8.86, "yolov9t": 8.48, "yolov3-tiny": 19.1}
+"""ultralytics' own summary, which counts batch norms too; those whose work goes with the area."""
 EXTRA = all(importlib.util.find_spec(name) for name in ("torch", "ultralytics", "onnxslim"))
 on_x86 = pytest.mark.skipif(family(host_isa()) != "x86_64", reason="counts are of x86-64 kernels")
 
@@ -156,6 +158,12 @@ def test_every_yolo_is_cut_into_sections(
     patterns = json.loads(plain.manifest.metadata["sections"])
     assert patterns["neck"][0] == f"/model.{first_neck}/*"
     assert patterns["head"] == [f"/model.{head}/*"]
+    figures = plain.manifest.figures
+    assert figures is not None
+    assert figures.flops is not None
+    if name in GFLOPS_AT_640:
+        scaled = figures.flops / 1e9 * (640 / SIDE) ** 2
+        assert scaled == pytest.approx(GFLOPS_AT_640[name], rel=0.035)
     sections = node_sections(onnx.load(plain.path))
     whole = quantized_convs(variant(request, "int8_ptq", store))
     assert len(whole) > 10
