@@ -25,8 +25,8 @@ from orchestrator.builders.choice import builder, find
 from orchestrator.clock import SystemClock
 from orchestrator.errors import RunIncomplete, unknown_name
 from orchestrator.final import KEPT_SHARE
-from orchestrator.inventory import Isa
 from orchestrator.invocation import Asked, opened_if_there
+from orchestrator.isa import Isa
 from orchestrator.prepare import Prepared, resolve
 from orchestrator.record import artifact_record
 from orchestrator.runner import run_record

@@ -14,10 +14,9 @@ import msgspec
 from orchestrator import yamlfile
 from orchestrator.builders.entry import BuilderDoc, BuilderEntry, entry_of
 from orchestrator.errors import InventoryError, UnknownName, unknown_name
+from orchestrator.isa import Isa
 from orchestrator.lab.kinds import is_kind_name
 from orchestrator.workspace import Workspace
-
-Isa = Literal["aarch64", "aarch64-dotprod", "x86_64", "x86_64-vnni", "other"]
 
 DEFAULT_HOME: Final = "~/.orchestrator"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")

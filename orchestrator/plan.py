@@ -12,7 +12,8 @@ from typing import Final
 from agent.wire import Fingerprint, RuntimeOptions, Scenario
 from orchestrator import profiles
 from orchestrator.experiment import Experiment
-from orchestrator.inventory import BoardEntry, Isa
+from orchestrator.inventory import BoardEntry
+from orchestrator.isa import Isa
 
 _NS_PER_S: Final = 1_000_000_000
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
 from orchestrator.commands import inventory_option
 
+_EXAMPLE: Final = """\b
+orchestrator lab up pi5-virtual pi3b-virtual
+orchestrator run --boards pi5-virtual,pi3b-virtual
+orchestrator lab down"""
 
-@click.group("lab")
+
+@click.group("lab", epilog=_EXAMPLE)
 def command() -> None:
-    r"""Emulated 64-bit Arm boards on this machine, to try things without a Raspberry Pi.
+    """Emulated 64-bit Arm boards on this machine, to try things without a Raspberry Pi.
 
     There are pi5-virtual (Cortex-A76) and pi3b-virtual (Cortex-A53); a second one of a kind is
     pi5-virtual-2. They prove that things work, never how fast: their results are marked
     'emulated' and stand in no ranking.
-
-    \b
-    orchestrator lab up pi5-virtual pi3b-virtual
-    orchestrator run --boards pi5-virtual,pi3b-virtual
-    orchestrator lab down
     """
 
 

@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from orchestrator.errors import UnknownName, nearest
-
-if TYPE_CHECKING:
-    from orchestrator.inventory import Isa
+from orchestrator.isa import Isa
 
 LABEL: Final = "virtual"
 """The label of every virtual board."""
