@@ -19,6 +19,7 @@ from orchestrator.lab import build, machine, qemu
 from orchestrator.lab.errors import ImageBuildFailed, LabError
 from orchestrator.lab.kinds import KINDS
 from orchestrator.lab.layout import Lab, half_made_path
+from orchestrator.provision.target import platform_tags
 
 SUITE: Final = "bookworm"
 PYTHON: Final = (3, 11)
@@ -37,9 +38,9 @@ DEBIAN_PACKAGES: Final = (
 )  # fmt: skip
 """No pip and no venv, as on a Raspberry Pi OS Lite; numpy needs libstdc++6."""
 
-WHEEL_TAGS: Final = tuple(
-    f"manylinux{version}_aarch64" for version in ("_2_28", "_2_27", "_2_17", "2014")
-)
+GLIBC: Final = (2, 36)
+"""The suite's own C library."""
+WHEEL_TAGS: Final = platform_tags("aarch64", GLIBC)
 PREFIX: Final = "/opt/orchestrator"
 """Where a board finds the packages disk: laid out as a virtual environment is."""
 BOARD_PYTHON: Final = f"{PREFIX}/bin/python3"
