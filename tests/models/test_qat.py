@@ -208,6 +208,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "convolutions"), [("yolov8n", 63)])
 def test_networks_by_ultralytics_are_rounded_too(
     name: str, convolutions: int, tmp_path: Path
