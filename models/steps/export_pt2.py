@@ -6,6 +6,7 @@ evaluated (agent/runtimes/torch_archive.py says exactly what a board accepts).
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,19 @@ class OneImage(nn.Module):  # type: ignore[misc] # torch ships no types
         return self.net(images)
 
 
+def for_inference(net: Net) -> nn.Module:
+    """The network as it is exported to any format: simplified where its family knows how.
+
+    Its module may be changed in place. It is run once, because heads by ultralytics make their
+    grid of anchors at the first image of a size and keep it, as they do in use.
+    """
+    code = importlib.import_module(FAMILIES[net.arch.family].module)
+    module = OneImage(getattr(code, "for_inference", nn.Module.eval)(net.module))
+    with torch.no_grad():
+        module(torch.zeros(1, 3, net.arch.imgsz_px, net.arch.imgsz_px))
+    return module
+
+
 def run(given: StepInput) -> StepResult:
     """Export in eval mode; raises ModelUnreadable, BuildFailed."""
     if given.source is None:
@@ -64,7 +78,7 @@ def run(given: StepInput) -> StepResult:
 def export_program(net: Net, *, fold: bool) -> Any:
     """The network as a program of ATen operators for one image of its size."""
     size = net.arch.imgsz_px
-    module = OneImage(net.module)
+    module = for_inference(net)
     example = (torch.zeros(1, 3, size, size),)
     with torch.no_grad():
         program = torch.export.export(module, example)

@@ -36,14 +36,13 @@ def _convert(request: dict[str, Any]) -> dict[str, Any]:
 
     from models.nets.net import load_net  # noqa: PLC0415 - needs torch
     from models.steps import tflite_quantize  # noqa: PLC0415 - needs the quantizer
-    from models.steps.export_pt2 import OneImage  # noqa: PLC0415 - needs torch
+    from models.steps.export_pt2 import for_inference  # noqa: PLC0415 - needs torch
 
     net = load_net(Path(request["source"]))
     size = net.arch.imgsz_px
     with torch.no_grad():
-        made = litert_torch.convert(
-            OneImage(net.module), sample_kwargs={"images": torch.zeros(1, 3, size, size)}
-        )
+        example = {"images": torch.zeros(1, 3, size, size)}
+        made = litert_torch.convert(for_inference(net), sample_kwargs=example)
     target = Path(request["target"])
     made.export(str(target))
     log = []
