@@ -10,7 +10,7 @@ SYSTEM_PACKAGES := openssh-client openssh-server
 VIRTUAL_PACKAGES := qemu-system-arm qemu-utils mmdebstrap fakeroot e2fsprogs kmod cpio \
   openssh-client debian-archive-keyring
 
-.PHONY: help demo test test-all test-virtual test-313 check docs bench clean
+.PHONY: help demo test test-all test-virtual test-313 test-convert check docs bench clean
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all  the same and more, with torch and, as root on Debian, with an sshd"
 	@echo "make test-virtual  tests over emulated boards (root on Debian installs what is missing)"
 	@echo "make test-313  the agent's tests under Python 3.13, where there is one"
+	@echo "make test-convert  the conversion to TensorFlow Lite (its own environment, 6 GB)"
 	@echo "make check     lint, types, import contracts, generated documents"
 	@echo "make docs      write the generated documents again"
 	@echo "make bench     the benchmarks behind the figures in docs/benchmarks.md"
@@ -63,6 +64,14 @@ test-all: test $(VENV)/.models
 	    $(SYSTEM_PACKAGES) >/dev/null || echo "system packages could not be installed"; \
 	else echo "not root on Debian: install $(SYSTEM_PACKAGES) yourself"; fi
 	$(call tested,(torch or litert or ssh) and not virtual)
+
+# The conversion to TensorFlow Lite, in an environment of its own: about 6 GB, and its packages do not
+# agree with constraints.txt. Two of them bring pytest plugins that pytest 9 warns of.
+test-convert:
+	@$(PYTHON) -m venv .venv-convert
+	@.venv-convert/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --editable '.[dev,models,litert-convert]'
+	.venv-convert/bin/python -m pytest -p no:anyio -p no:jaxtyping -m convert
 
 # Emulated boards: minutes of soft-float, and packages that only Debian has.
 test-virtual: $(VENV)/.dev

@@ -136,6 +136,7 @@ def test_an_archive_names_no_place_of_this_machine(tmp_path: Path) -> None:
 
 @with_converter
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_tensorflow_lite_file_computes_what_the_network_does(tmp_path: Path) -> None:
     """The .tflite file gives the network's outputs within float32's rounding."""
     asked = given(tmp_path, "unet", "export_tflite")
@@ -149,7 +150,7 @@ def test_a_tensorflow_lite_file_computes_what_the_network_does(tmp_path: Path) -
 
 @with_converter
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("step", ["tflite_int8", "export_tflite"])
 def test_quantized_files_are_a_quarter_and_keep_the_decode(tmp_path: Path, step: str) -> None:
     """INT8 weights take a quarter of the bytes; inputs, outputs and decode stay in float."""

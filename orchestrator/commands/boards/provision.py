@@ -46,7 +46,7 @@ def command(
     the packages of agent/requirements.lock for the board's own Python and pushes them into the
     board's `home:`. A second call moves nothing; an interrupted one goes on where it ended.
 
-    torch (156 MiB to push, 560 on the card) and litert (15 and 45) run what the recipes of the
+    torch (148 MiB to push, 690 on the card) and litert (15 and 51) run what the recipes of the
     same names make. Their sizes are said, and compared with the free space, before anything moves.
     """
     from orchestrator import clones  # noqa: PLC0415 - keeps --help fast
