@@ -244,6 +244,25 @@ def with_data(experiment: Experiment, folder: str, base_dir: Path) -> Experiment
     )
 
 
+def with_recipes(experiment: Experiment, names: Sequence[str]) -> Experiment:
+    """The experiment with some of its recipes only; raises UnknownName.
+
+    Where the baseline is not among them, it is `fp32` or the first.
+    """
+    known = {recipe_name(reference): reference for reference in experiment.recipes}
+    for name in names:
+        if name not in known:
+            raise unknown_name("recipe of this experiment", name, known)
+    kept = tuple(reference for name, reference in known.items() if name in names)
+    baseline = experiment.baseline if experiment.baseline in names else default_baseline(kept)
+    models = tuple(
+        entry
+        for entry in experiment.models
+        if entry.recipes is None or any(name in names for name in entry.recipes)
+    )
+    return dataclasses.replace(experiment, recipes=kept, baseline=baseline, models=models)
+
+
 def recipe_name(reference: str) -> str:
     """The name of a recipe that is given by name or by path."""
     return Path(reference).stem if is_path(reference) else reference

@@ -131,6 +131,8 @@ def _experiment(request: RunRequest, known: Inventory, place: Workspace) -> Expe
         chosen = experimentfile.load(named, base, request.scale)
         if request.data is not None:
             chosen = experiments.with_data(chosen, request.data, Path.cwd())
+        if request.recipes:
+            chosen = experiments.with_recipes(chosen, request.recipes)
     return chosen if request.profile is None else experiments.with_profile(chosen, request.profile)
 
 

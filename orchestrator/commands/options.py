@@ -32,7 +32,9 @@ _OPTIONS: Final = (
         "--profile", metavar="NAME", help="smoke, quick or normal, instead of the experiment's."
     ),
     click.option("--model", metavar="PATH|NAME", help="An experiment of this model alone."),
-    click.option("--recipes", metavar="A,B", help="With --model: its recipes.  [default: fp32]"),
+    click.option(
+        "--recipes", metavar="A,B", help="Of EXPERIMENT only these; of --model these.  [fp32]"
+    ),
     click.option(
         "--scale", metavar="NAME", help="smoke or full, of an experiment that has several sizes."
     ),
@@ -72,7 +74,7 @@ def refuse_mixture(experiment: str | None, given: Mapping[str, Any]) -> None:
         if given["scale"] is not None:
             raise click.UsageError("--scale goes with EXPERIMENT.")
         return
-    for name in ("recipes", "calibration", "shapes", "imgsz"):
+    for name in ("calibration", "shapes", "imgsz"):
         if given[name]:
             option = "shape" if name == "shapes" else name
             raise click.UsageError(f"--{option} goes with --model.")

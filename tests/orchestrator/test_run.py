@@ -71,7 +71,7 @@ Measured = list[tuple[Asked, dict[str, Any]]]
         ("other.yaml --boards here", 11, "other.yaml"),
         ("--boards here --profile fast", 12, "no profile 'fast'"),
         ("demo --model tiny.onnx --boards here", 2, "exclude each other"),
-        ("demo --recipes fp32 --boards here", 2, "--recipes goes with --model"),
+        ("demo --recipes fp33 --boards here", 12, "did you mean 'fp32'"),
         ("--data voc --boards here", 11, "mine names its own data"),
         ("--shape x=1,2 --boards here", 2, "--shape goes with --model"),
         ("--imgsz 64 --boards here", 2, "--imgsz goes with --model"),

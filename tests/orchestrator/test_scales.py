@@ -107,3 +107,23 @@ def test_steps_of_a_model_are_parsed_like_a_recipe(study: Path) -> None:
     study.write_text(STUDY.replace("options: {width: 0.5}", "steps: [{step: nothing}]"))
     with pytest.raises(RecipeError, match=r"model base: steps\[0\]"):
         experimentfile.read(study)
+
+
+def test_some_of_the_recipes(study: Path) -> None:
+    """--recipes keeps some recipes of an experiment, and names those that it has."""
+    found = experimentfile.read(study)
+    some = experiment.with_recipes(found, ["mine"])
+    assert (some.recipes, some.baseline) == (("mine",), "mine")
+    assert some.variants() == (("base", "mine"),)
+    with pytest.raises(UnknownName, match="mine"):
+        experiment.with_recipes(found, ["main"])
+
+
+def test_a_model_may_have_recipes_of_its_own(study: Path) -> None:
+    """A model that names recipes is measured with those alone; unknown ones are refused."""
+    text = STUDY.replace("options: {width: 0.5}", "recipes: [mine]")
+    study.write_text(text)
+    assert experimentfile.read(study).variants() == (("base", "mine"),)
+    study.write_text(text.replace("recipes: [mine]", "recipes: [main]"))
+    with pytest.raises(ExperimentError, match="did you mean 'mine'"):
+        experimentfile.read(study)
