@@ -10,7 +10,7 @@ SYSTEM_PACKAGES := openssh-client openssh-server
 VIRTUAL_PACKAGES := qemu-system-arm qemu-utils mmdebstrap fakeroot e2fsprogs kmod cpio \
   openssh-client debian-archive-keyring
 
-.PHONY: help demo test test-all test-virtual test-313 test-convert check docs bench clean
+.PHONY: help demo test test-all test-virtual test-313 test-convert check study docs bench clean
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-virtual  tests over emulated boards (root on Debian installs what is missing)"
 	@echo "make test-313  the agent's tests under Python 3.13, where there is one"
 	@echo "make test-convert  the conversion to TensorFlow Lite (its own environment, 6 GB)"
+	@echo "make study     one of the published studies at reduced size (torch; some minutes)"
 	@echo "make check     lint, types, import contracts, generated documents"
 	@echo "make docs      write the generated documents again"
 	@echo "make bench     the benchmarks behind the figures in docs/benchmarks.md"
@@ -51,6 +52,13 @@ endef
 
 demo: $(VENV)/.base
 	$(BIN)/orchestrator run --boards local
+
+# The published study that trains fastest, at reduced size, without the rows on TensorFlow Lite.
+study: $(VENV)/.models
+	@started=$$(date +%s); set -e; \
+	$(BIN)/orchestrator run unet-lightweight --boards local --recipes fp32,int8_ptq,qat; \
+	$(BIN)/orchestrator report; \
+	echo "$@: $$(( $$(date +%s) - started )) s"
 
 test: $(VENV)/.dev
 	@echo "left out here: tests that need torch (make test-all) or an emulator (make test-virtual)"
