@@ -23,8 +23,7 @@ survives a power cut, and once more while they are cut to size; the rest (readin
 a few MB."""
 
 JOURNALS_BYTES: Final = 2 << 30
-"""All journals that no host has acknowledged. Beyond it the oldest of other runs go; where the
-run's own are too many, no more is begun."""
+"""All journals that no host has acknowledged: nothing measured is deleted, so no more is begun."""
 
 MAX_DEADLINE_NS: Final = 7 * 24 * 3600 * 1_000_000_000
 _NAMED: Final = 20

@@ -25,7 +25,6 @@ from agent.errors import Refused
 from agent.home import make_private
 from agent.journal import Journal, Started, Verdict, all_journals, bytes_by_run
 from agent.lease import Lease
-from agent.oldjournals import make_room
 from agent.processes import end_orphan
 from agent.report import Report
 from agent.runner import RunningTrial, Surroundings
@@ -97,8 +96,6 @@ class Supervisor:
             check_artifacts(spec, self._artifacts.size_bytes)
             check_memory(spec, self._around.telemetry.read(None).memory_available_bytes)
             check_disk(self._free(self._trials), self._trials)
-            with contextlib.suppress(OSError):  # a disk that takes no note: then nothing goes
-                make_room(self._trials, spec.run_id, self._journals_bytes)
             check_journals(bytes_by_run(self._trials), self._trials, self._journals_bytes)
             self._artifacts.keep(digests(spec))
             self._lease.pin(spec.run_id)
