@@ -27,6 +27,7 @@ __all__ = [
     "chain_of",
     "find_cached",
     "remember_chain",
+    "steps_missing",
 ]
 
 
@@ -58,6 +59,20 @@ def chain_of(
             return None
         digests.append(sha256)
     return digests
+
+
+def steps_missing(request: VariantRequest, store: ArtifactStore) -> int:
+    """How many steps of a request have not been done yet; 0 where it cannot be built at all."""
+    try:
+        chain = links(request)
+    except BenchError:
+        return 0
+    sha256: str | None = request.model.source.identity
+    missing = 0
+    for link in chain:
+        sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
+        missing += sha256 is None
+    return missing
 
 
 def remember_chain(

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from agent import wire
 from models import zoo
-from models.build import VariantRequest, build_many
+from models.build import VariantRequest, build_many, steps_missing
 from models.spec import ModelSpec
 from models.store import Artifact, ArtifactStore
+from orchestrator.buildprogress import Builds
 from orchestrator.errors import ExperimentError
 from orchestrator.execute import Assignment, Work
 from orchestrator.gate import Gate
@@ -70,10 +71,22 @@ def build_all(
     store: ArtifactStore,
     log: Callable[[str], None],
     build_many: BuildMany = build_many,
+    watch: Builds | None = None,
 ) -> Built:
-    """Build what is not cached; a variant that cannot be built is an error in its place."""
+    """Build what is not cached; a variant that cannot be built is an error in its place.
+
+    `watch` is told how far each build is.
+    """
     wanted = requests(prepared, isas)
-    results = build_many(list(wanted.values()), store, BUILD_WORKERS, log)
+    watched = watch or Builds()
+    watched.begin({one.label: steps_missing(one, store) for one in wanted.values()})
+
+    def hear(line: str) -> None:
+        watched.hear(line)
+        log(line)
+
+    results = build_many(list(wanted.values()), store, BUILD_WORKERS, hear)
+    watched.end()
     return {
         key: result
         if isinstance(result, wire.BenchError)

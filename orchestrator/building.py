@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import get_args
 
 import click
 from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
 from agent import wire
@@ -22,6 +24,7 @@ from orchestrator import accuracy, dryrun, explain, tables
 from orchestrator.accuracy import Accuracy
 from orchestrator.assign import Built, BuiltVariant, build_all
 from orchestrator.builders.choice import builder, find
+from orchestrator.buildprogress import Builds
 from orchestrator.clock import SystemClock
 from orchestrator.errors import RunIncomplete, unknown_name
 from orchestrator.final import KEPT_SHARE
@@ -35,6 +38,7 @@ from results.records import EndOfRun
 from results.store import Store
 
 _BYTES_PER_MB = 1e6
+_REFRESHES_PER_S = 2
 _FORMATS_HERE = ("onnx", "ort")
 """What is scored on this machine, by ONNX Runtime."""
 
@@ -52,6 +56,7 @@ def build(
     Raises the error of the variants that could not be built, when all others are done.
     """
     screen = tables.console(sys.stderr)
+    live = screen.is_terminal and not as_json
 
     def say(line: str) -> None:
         screen.print(Text(line), soft_wrap=True)
@@ -60,7 +65,9 @@ def build(
     prepared = resolve(asked.experiment, asked.workspace, say, elsewhere=elsewhere)
     targets = _targets(asked, isas)
     where = builder(find(asked.request.build_on, asked.inventory), asked.inventory)
-    built = build_all(prepared, targets, ArtifactStore(asked.workspace.models), say, where)
+    store, watch = ArtifactStore(asked.workspace.models), Builds()
+    with _bars(screen, watch) if live else nullcontext():
+        built = build_all(prepared, targets, store, _quiet if live else say, where, watch)
     scores = _score(asked, prepared, built, say) if score else {}
     lost = lost_accuracy(scores, asked.experiment.baseline)
     if as_json:
@@ -76,6 +83,22 @@ def build(
         words = "\n".join(str(error) for error in errors)
         kinds = {type(error) for error in errors}
         raise (kinds.pop() if len(kinds) == 1 else RunIncomplete)(words)
+
+
+def _quiet(_line: str) -> None:
+    """The bars say it."""
+
+
+@contextmanager
+def _bars(screen: Console, watch: Builds) -> Iterator[None]:
+    """A bar for each build while the block runs."""
+    with Live(
+        get_renderable=lambda: watch.table(screen.height - 1),
+        console=screen,
+        refresh_per_second=_REFRESHES_PER_S,
+        transient=True,
+    ):
+        yield
 
 
 def _targets(asked: Asked, isas: Sequence[str]) -> list[str]:

@@ -18,9 +18,9 @@ from orchestrator.events import Event
 from orchestrator.progress import BoardProgress, RunProgress
 
 REFRESHES_PER_S = 2
+"""Few, because a local board shares this machine with its own measurement."""
 _MANY_BOARDS = 16
 """With more the screen is full, and drawing it is the largest cost of a run that only waits."""
-"""Few, because a local board shares this machine with its own measurement."""
 LOG_LINES = 6
 _HEADROOM_LINES = 9
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -61,6 +61,9 @@ class Screen:
         rows = max(3, height - _HEADROOM_LINES - LOG_LINES)
         yield self._header()
         yield _board_table(list(self.progress.boards.values()), rows, options.max_width)
+        if self.progress.builds.builds:
+            yield self.progress.builds.table(LOG_LINES)
+            return
         yield Group(
             *[
                 Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis")

@@ -6,6 +6,7 @@ while nothing has been built, pushed or measured.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from orchestrator.experiment import (
     CalibrationSource,
     DataSource,
     Experiment,
+    ModelEntry,
     TrainingSource,
     recipe_name,
 )
@@ -109,19 +111,7 @@ def resolve(
 
     `elsewhere` says that a builder does the work, so that this machine needs no torch.
     """
-    models = {
-        entry.name: zoo.resolve(
-            entry.reference,
-            shapes=entry.shapes,
-            imgsz=entry.imgsz,
-            base_dir=experiment.base_dir,
-            options=entry.options,
-            weights=entry.weights,
-            steps=entry.steps,
-            need_extra=False,
-        )
-        for entry in experiment.models
-    }
+    models = {entry.name: _model(entry, experiment.base_dir) for entry in experiment.models}
     _refuse_missing_data(experiment)
     own = {recipe.name: recipe for recipe in experiment.own_recipes}
     chosen = {
@@ -149,6 +139,21 @@ def resolve(
     if not elsewhere:
         _require_extra(prepared, ArtifactStore(workspace.models))
     return prepared
+
+
+def _model(entry: ModelEntry, base_dir: Path) -> ModelSpec:
+    """A model under the experiment's name for it: two may start from one reference."""
+    found = zoo.resolve(
+        entry.reference,
+        shapes=entry.shapes,
+        imgsz=entry.imgsz,
+        base_dir=base_dir,
+        options=entry.options,
+        weights=entry.weights,
+        steps=entry.steps,
+        need_extra=False,
+    )
+    return dataclasses.replace(found, name=entry.name)
 
 
 def _require_extra(prepared: Prepared, store: ArtifactStore) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent.wire import RUNTIME_PACKAGES
+from orchestrator.buildprogress import Builds
 from orchestrator.events import (
     BoardConnected,
     BoardConnecting,
@@ -57,6 +58,7 @@ class RunProgress:
     boards: dict[str, BoardProgress]
     stage: str = "connecting"
     log: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    builds: Builds = field(default_factory=Builds)
 
     @classmethod
     def of(cls, names: list[str]) -> RunProgress:

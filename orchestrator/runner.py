@@ -150,6 +150,7 @@ class Run:
             artifacts,
             self._display.note,
             self._job.build_many,
+            self._display.progress.builds,
         )
         self._recorder.built(built)
         for (model, recipe, isa), variant in built.items():
