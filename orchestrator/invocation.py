@@ -27,6 +27,7 @@ from orchestrator.inventory import BoardEntry, Inventory
 from orchestrator.past import Past
 from orchestrator.plan import RunRequest
 from orchestrator.prepare import resolve as resolve_names
+from orchestrator.profiles import PROFILES
 from orchestrator.progress import RunProgress
 from orchestrator.record import new_run_id
 from orchestrator.runner import Job, Report, Run
@@ -64,7 +65,8 @@ def resolve(
     """Find workspace, boards and experiment; `given` has the other options by name.
 
     Where all boards are virtual and no profile is asked for, it is `smoke`: their times mean
-    nothing, so more of them are no better.
+    nothing, so more of them are no better. A file of the user's that spells its own numbers out
+    keeps them.
 
     Raises InventoryError, ExperimentError, UnknownName.
     """
@@ -72,9 +74,14 @@ def resolve(
     known = inventories.load(place.inventory)
     entries = () if boards is None else inventories.select(known, boards)
     request = _request(boards or "", experiment, given)
-    if request.profile is None and entries and all(entry.lab for entry in entries):
+    chosen = _experiment(request, known, place)
+    virtual = bool(entries) and all(entry.lab for entry in entries)
+    own_file = request.experiment is not None and experimentfile.is_path(request.experiment)
+    spelled_out = own_file and chosen.profile.name not in PROFILES
+    if virtual and request.profile is None and not spelled_out:
         request = replace(request, profile=VIRTUAL_PROFILE)
-    return Asked(request, _experiment(request, known, place), known, place, entries, location)
+        chosen = experiments.with_profile(chosen, VIRTUAL_PROFILE)
+    return Asked(request, chosen, known, place, entries, location)
 
 
 def recall(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.aftermath import experiment
 
 from orchestrator import inventory, invocation, trust
 from orchestrator.boards.registry import ssh_target
@@ -141,6 +142,17 @@ def test_runs_over_virtual_boards_alone_are_short(
     monkeypatch.chdir(place.root)
     asked = invocation.resolve(boards, "demo", "unused", None, GIVEN | {"profile": profile})
     assert asked.experiment.profile.name == expected
+
+
+def test_an_experiments_own_numbers_hold_on_virtual_boards_too(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an experiment spells out is no default that virtual boards would replace."""
+    monkeypatch.chdir(place.root)
+    (place.root / "mine.yaml").write_text(experiment(blocks=2, seconds=4))
+    asked = invocation.resolve("pi5-virtual", "mine.yaml", "unused", None, GIVEN)
+    profile = asked.experiment.profile
+    assert (profile.name, profile.min_duration_s, profile.blocks) == ("own", 4, 2)
 
 
 def test_forgotten_boards_leave_the_other_keys(tmp_path: Path) -> None:
