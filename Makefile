@@ -10,7 +10,7 @@ SYSTEM_PACKAGES := openssh-client openssh-server
 VIRTUAL_PACKAGES := qemu-system-arm qemu-utils mmdebstrap fakeroot e2fsprogs kmod cpio \
   openssh-client debian-archive-keyring
 
-.PHONY: help demo test test-all test-virtual test-313 test-convert check study docs bench clean
+.PHONY: help demo test test-all test-virtual test-313 test-convert check study docs bench clean system-packages
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
@@ -44,9 +44,12 @@ $(VENV)/.models: $(VENV)/.dev
 	@$(PIP) --editable '.[dev,models,litert]'
 	@touch $@
 
-# Run the tests that $(1) selects and say how long they took; pytest itself says what is left out.
+# Run the tests that $(1) selects, with the options $(2), and say how long they took; pytest itself
+# says what is left out. JOBS files of tests are run at a time.
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile
 define tested
-@started=$$(date +%s); $(BIN)/python -m pytest -m "$(1)"; code=$$?; \
+started=$$(date +%s); $(BIN)/python -m pytest -m "$(1)" $(2); code=$$?; \
   echo "$@: $$(( $$(date +%s) - started )) s"; exit $$code
 endef
 
@@ -62,16 +65,19 @@ study: $(VENV)/.models
 
 test: $(VENV)/.dev
 	@echo "left out here: tests that need torch (make test-all) or an emulator (make test-virtual)"
-	$(call tested,not torch and not virtual)
+	@$(call tested,not torch and not virtual,$(PARALLEL))
 
 # What `test` cannot run without torch and system packages; where they cannot be installed, pytest
-# says which tests are left out and why.
-test-all: test $(VENV)/.models
+# says which tests are left out and why. One thread for each of the files that run side by side.
+test-all: system-packages test $(VENV)/.models
+	@echo "left out here: tests of an emulator (make test-virtual) or of conversions (make test-convert)"
+	@export OMP_NUM_THREADS=1; $(call tested,(torch or litert) and not virtual and not convert,$(PARALLEL))
+
+system-packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $(SYSTEM_PACKAGES) >/dev/null || echo "system packages could not be installed"; \
 	else echo "not root on Debian: install $(SYSTEM_PACKAGES) yourself"; fi
-	$(call tested,(torch or litert or ssh) and not virtual)
 
 # The conversion to TensorFlow Lite, in an environment of its own: about 6 GB, and its packages do not
 # agree with constraints.txt. Two of them bring pytest plugins that pytest 9 warns of.
@@ -86,7 +92,7 @@ test-virtual: $(VENV)/.dev
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $(VIRTUAL_PACKAGES) >/dev/null || echo "system packages could not be installed"; fi
-	$(call tested,virtual)
+	@$(call tested,virtual)
 
 # Raspberry Pi OS trixie has Python 3.13: the agent's tests with a board's own packages under it.
 test-313:
