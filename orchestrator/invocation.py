@@ -76,7 +76,7 @@ def resolve(
     request = _request(boards or "", experiment, given)
     chosen = _experiment(request, known, place)
     virtual = bool(entries) and all(entry.lab for entry in entries)
-    own_file = request.experiment is not None and experimentfile.is_path(request.experiment)
+    own_file = request.experiment is not None and is_path(request.experiment)
     spelled_out = own_file and chosen.profile.name not in PROFILES
     if virtual and request.profile is None and not spelled_out:
         request = replace(request, profile=VIRTUAL_PROFILE)
