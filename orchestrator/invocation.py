@@ -22,7 +22,7 @@ from orchestrator.builders.choice import builder, find
 from orchestrator.clock import SystemClock
 from orchestrator.commands.options import listed
 from orchestrator.dashboard import Display
-from orchestrator.experiment import Experiment
+from orchestrator.experiment import Experiment, is_path
 from orchestrator.inventory import BoardEntry, Inventory
 from orchestrator.past import Past
 from orchestrator.plan import RunRequest
