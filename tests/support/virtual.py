@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.boards.sshcommand import SshTarget
-from orchestrator.lab import control, faults, hosttools, image, machine, process
+from orchestrator.lab import control, faults, hosttools, image, machine, monitor, process
 from orchestrator.lab.errors import HostToolsMissing
 from orchestrator.lab.image import Image
 from orchestrator.lab.layout import BoardFolder, Lab
@@ -127,6 +127,16 @@ class RealLab:
         result = self.ssh(name, command)
         assert result.returncode == 0, result.stderr
         return result.stdout
+
+    def as_root(self, name: str, command: str, timeout_s: float = 60) -> None:
+        """Run a command in the root shell on a board's console, to its end."""
+        said, ended = b"", b"ended:0"  # the shell repeats what it is told, but not this
+        with monitor.connected(self.lab.board(name).console, timeout_s) as console:
+            console.sendall(f"{command}; echo ended:$?\n".encode())
+            while ended not in said:
+                piece = console.recv(4096)
+                assert piece, said
+                said += piece
 
     def wait_until_up(self, name: str) -> None:
         faults.wait_until_up(self.lab, name, self.target(name))
