@@ -10,7 +10,7 @@ SYSTEM_PACKAGES := openssh-client openssh-server
 VIRTUAL_PACKAGES := qemu-system-arm qemu-utils mmdebstrap fakeroot e2fsprogs kmod cpio \
   openssh-client debian-archive-keyring
 
-.PHONY: help demo test test-all test-virtual test-313 test-convert check study docs bench clean system-packages
+.PHONY: help demo test test-all test-virtual test-virtual-long virtual-packages test-313 test-convert check study docs bench clean system-packages
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
@@ -87,12 +87,19 @@ test-convert:
 	  --editable '.[dev,models,litert-convert]'
 	.venv-convert/bin/python -m pytest -p no:anyio -p no:jaxtyping -m convert
 
-# Emulated boards: minutes of soft-float, and packages that only Debian has.
-test-virtual: $(VENV)/.dev
+# Emulated boards: minutes of soft-float, and packages that only Debian has. The `long` ones are more
+# of the same kind: other faults, and the provisioning of a bare board.
+test-virtual: virtual-packages $(VENV)/.dev
+	@echo "left out here: the longer ones (make test-virtual-long)"
+	@$(call tested,virtual and not long)
+
+test-virtual-long: virtual-packages $(VENV)/.dev
+	@$(call tested,virtual and long)
+
+virtual-packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $(VIRTUAL_PACKAGES) >/dev/null || echo "system packages could not be installed"; fi
-	@$(call tested,virtual)
 
 # Raspberry Pi OS trixie has Python 3.13: the agent's tests with a board's own packages under it.
 test-313:

@@ -17,7 +17,12 @@ from orchestrator.provision import environment
 BARE = "pi5-virtual-9"
 CUT_AT_BYTES = 8 << 20
 
-pytestmark = [pytest.mark.slow, pytest.mark.virtual, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.virtual,
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture
