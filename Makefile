@@ -10,7 +10,7 @@ SYSTEM_PACKAGES := openssh-client openssh-server
 VIRTUAL_PACKAGES := qemu-system-arm qemu-utils mmdebstrap fakeroot e2fsprogs kmod cpio \
   openssh-client debian-archive-keyring
 
-.PHONY: help demo test test-all test-virtual test-virtual-long virtual-packages test-313 test-convert check study docs bench clean system-packages
+.PHONY: help demo test test-all test-long test-virtual test-virtual-long virtual-packages test-313 test-convert check study docs bench clean system-packages
 
 help:
 	@echo "make demo      install into $(VENV) (no torch) and measure the shipped detector here"
@@ -70,8 +70,13 @@ test: $(VENV)/.dev
 # What `test` cannot run without torch and system packages; where they cannot be installed, pytest
 # says which tests are left out and why. One thread for each of the files that run side by side.
 test-all: system-packages test $(VENV)/.models
-	@echo "left out here: tests of an emulator (make test-virtual) or of conversions (make test-convert)"
-	@export OMP_NUM_THREADS=1; $(call tested,(torch or litert) and not virtual and not convert,$(PARALLEL))
+	@echo "left out here: an emulator (make test-virtual), conversions (make test-convert), full-size"
+	@echo "networks and weights from the net (make test-long)"
+	@export OMP_NUM_THREADS=1; \
+	$(call tested,(torch or litert) and not (virtual or convert or long),$(PARALLEL))
+
+test-long: $(VENV)/.models
+	@$(call tested,long and not virtual)
 
 system-packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

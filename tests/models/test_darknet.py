@@ -332,6 +332,7 @@ def noise(folder: Path, imgsz: int, count: int) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_files_of_the_study_have_its_size_ratios(tmp_path: Path) -> None:
     """Full network, 20 classes, 416 px: each INT8 file is as much smaller as published, in 2 %."""

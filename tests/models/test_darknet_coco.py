@@ -28,6 +28,7 @@ EXTRA = all(importlib.util.find_spec(name) for name in ("torch", "ultralytics", 
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(not EXTRA, reason="needs the extra `models` (torch, ultralytics)"),
 ]

@@ -133,6 +133,7 @@ def test_a_range_of_nodes_of_any_network(tmp_path: Path, store: ArtifactStore) -
 @pytest.mark.skipif(not EXTRA, reason="needs the extra `models` (torch, ultralytics)")
 @pytest.mark.torch
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)  # five builds each, and yolov3-tiny has 12 million parameters
 @pytest.mark.parametrize(
     ("name", "first_neck", "head"),

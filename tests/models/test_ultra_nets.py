@@ -146,6 +146,7 @@ def answer(path: Path) -> np.ndarray:
 @needs_extra
 @pytest.mark.torch
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
@@ -189,6 +190,7 @@ def test_a_network_computes_what_ultralytics_exports(
 @needs_extra
 @pytest.mark.torch
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("offline")
 def test_the_redesigned_yolov9_is_at_most_128_channels_wide(tmp_path: Path) -> None:
