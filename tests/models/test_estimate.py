@@ -56,7 +56,7 @@ def test_what_was_trained_before_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.torch
 def test_a_networks_speed_is_measured(tmp_path: Path) -> None:
-    """A network that can be built has a time, one that cannot has none."""
+    """A network that can be built has a plausible time an image."""
     if importlib.util.find_spec("torch") is None:
         pytest.skip("timing a network needs torch: install the extra 'models'")
     model = requests(tmp_path)["big/fp32"].model
