@@ -13,9 +13,14 @@ from typing import Final
 from models.remote.client import code_files
 
 STARTER: Final = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from models.remote.worker import main; main()"
+    "import os, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1'); "
+    "from models.remote.worker import main; main()"
 )
-"""Run by the builder's Python with the code's folder, the home and `watch` as arguments."""
+"""Run by the builder's Python with the code's folder, the home and `watch` as arguments.
+
+Without that variable onnxruntime leaves a device id and a database in ~/.cache at its first import.
+"""
 
 
 @dataclass(frozen=True)

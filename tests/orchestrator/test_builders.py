@@ -122,7 +122,8 @@ def test_an_unreachable_builder_is_an_error_of_each_variant(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.ssh
 def test_a_builder_over_ssh(tmp_path: Path, sshd: Sshd) -> None:
-    """Code and files go over ssh, the artifact comes back, and all is whole on either side."""
+    """Code and files go over ssh, artifacts come back whole, and only its home is written to."""
+    before = set(sshd.login.rglob("*"))
     hosts = tmp_path / "known_hosts"
     hosts.write_text(sshd.known_hosts_line(f"[127.0.0.1]:{sshd.port}"))
     config = tmp_path / "ssh_config"
@@ -146,6 +147,7 @@ def test_a_builder_over_ssh(tmp_path: Path, sshd: Sshd) -> None:
     assert [path.name for path in (home / "code").glob(".new-*")] == []
     again = run_cli(words, tmp_path)
     assert "step" not in again.stderr
+    assert set(sshd.login.rglob("*")) == before
 
 
 @pytest.mark.slow

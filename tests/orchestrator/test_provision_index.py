@@ -55,10 +55,11 @@ def test_a_glibc_without_wheels_is_no_older_version(tmp_path: Path) -> None:
 
 @pytest.mark.ssh
 def test_a_bare_home_answers_with_the_real_packages(tmp_path: Path, sshd: Sshd) -> None:
-    """A bare account is provisioned with the real wheels, and its agent answers from them."""
+    """A bare account gets the real wheels, its agent answers from them, nothing else is left."""
     if platform.machine() not in ("x86_64", "aarch64"):
         pytest.skip(f"there are no wheels for {platform.machine()}")
     target, home = ssh_target(sshd, tmp_path), tmp_path / "home"
+    before = set(sshd.login.rglob("*"))
     job = Job(target, str(home), Wish("loop", extra=agent_options(tmp_path)))
     larder = Larder(tmp_path / "wheels", PINS)
     (outcome,) = provision([job], larder, lambda board, text: None)
@@ -74,4 +75,4 @@ def test_a_bare_home_answers_with_the_real_packages(tmp_path: Path, sshd: Sshd) 
     versions = {pin.name: pin.version for pin in PINS if pin.name in REQUIRED}
     assert hello.fingerprint.packages == versions
     assert running.startswith(f"{home}/env/")
-    assert not (sshd.login / ".cache").exists()
+    assert set(sshd.login.rglob("*")) == before
