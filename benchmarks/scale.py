@@ -1,7 +1,8 @@
 """Many boards in one run: wall time against one board, and what each board costs the host.
 
-Fake boards that only wait (each trial lasts ten seconds of real time), then local agents, which
-are real processes. Prints threads and open files before and after: none may be left behind.
+Fake boards that only wait (each trial lasts ten seconds of real time), in turns with a single one,
+then local agents, which are real processes. Prints threads and open files before and after: none
+may be left behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import io
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -39,6 +41,7 @@ from orchestrator.progress import RunProgress
 
 FAKE_BOARDS = 200
 LOCAL_AGENTS = 32
+ROUNDS = 3
 GOAL = 1.1
 TEN_SECONDS = msgspec.structs.replace(
     SCENARIO, min_duration_ns=10_000_000_000, max_duration_ns=20_000_000_000
@@ -140,21 +143,25 @@ def main() -> int:
         folder = Path(name)
         fakes(1, folder)  # imports and caches
         threads, files, rss = me.num_threads(), me.num_fds(), me.memory_info().rss
-        one, many = fakes(1, folder), fakes(wanted.fakes, folder)
-        report("1 fake board", one, 1)
-        report(f"{wanted.fakes} fake boards", many, wanted.fakes)
+        rounds = [(fakes(1, folder), fakes(wanted.fakes, folder)) for _ in range(ROUNDS)]
+        for one, many in rounds:
+            report("1 fake board", one, 1)
+            report(f"{wanted.fakes} fake boards", many, wanted.fakes)
         per_board = (many.rss_bytes - rss) / wanted.fakes / 1024
         real = locals_(wanted.locals, folder)
         report(f"{wanted.locals} local agents", real, wanted.locals)
-    ratio = many.wall_s / one.wall_s
+    ratios = [many.wall_s / one.wall_s for one, many in rounds]
+    ratio = statistics.median(ratios)
+    failed = real.failed + sum(many.failed for _, many in rounds)
     leak = (me.num_threads() - threads, me.num_fds() - files)
     print(
-        f"wall time of {wanted.fakes} boards over one: {ratio:.2f} (goal: at most {GOAL}); "
+        f"wall time of {wanted.fakes} boards over one: {ratio:.2f} (median of {ROUNDS}: "
+        f"{min(ratios):.2f} to {max(ratios):.2f}; goal: at most {GOAL}); "
         f"{per_board:.0f} KiB a board; left behind: {leak[0]} threads, {leak[1]} files"
     )
     height = screen_height(wanted.fakes)
     print(f"dashboard of {wanted.fakes} boards: {height} of 40 lines; {os.cpu_count()} cores")
-    return 0 if ratio <= GOAL and max(leak) <= 0 and not many.failed + real.failed else 1
+    return 0 if ratio <= GOAL and max(leak) <= 0 and not failed else 1
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ class StepResult:
     curves: tuple[CurvePoint, ...] = ()
 
 
+def no_choices(_params: Any, _isa: str) -> dict[str, str]:
+    """For steps that make the same file for every board."""
+    return {}
+
+
 def no_others(_params: Any) -> tuple[str, ...]:
     """For steps that need their parent alone."""
     return ()
@@ -96,9 +101,9 @@ class Step:
     accepts: Format | None
     makes: Format
     tools: tuple[str, ...]
-    needs_calibration: bool
-    choices: Callable[[Any, str], dict[str, str]]
     module: str
+    needs_calibration: bool = False
+    choices: Callable[[Any, str], dict[str, str]] = no_choices
     keeps_parameters: bool = True
     needs_training: bool = False
     others: Callable[[Any], tuple[str, ...]] = no_others

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from models.steps.base import Params, Step
-from models.steps.kinds import NET_OPSET, int8_choices, no_choices
+from models.steps.kinds import NET_OPSET, int8_choices
 from models.steps.settings import Rate, Settings, Share
 
 Below1 = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
@@ -116,9 +116,7 @@ QAT = Step(
     accepts="net",
     makes="net",
     tools=("torch", "safetensors"),
-    needs_calibration=False,
     needs_training=True,
-    choices=no_choices,
     module="models.steps.qat",
 )
 EXPORT_INT8 = Step(
@@ -127,7 +125,6 @@ EXPORT_INT8 = Step(
     accepts="net",
     makes="onnx",
     tools=("torch", "onnx", "onnxslim", "onnxruntime"),
-    needs_calibration=False,
     choices=int8_choices,
     module="models.steps.export_int8",
 )
@@ -137,8 +134,6 @@ PRUNE = Step(
     accepts="net",
     makes="net",
     tools=("torch", "torch-pruning", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.prune",
 )
 CAP_WIDTH = Step(
@@ -147,8 +142,6 @@ CAP_WIDTH = Step(
     accepts="net",
     makes="net",
     tools=("torch", "torch-pruning", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.prune",
 )
 LOW_RANK = Step(
@@ -157,8 +150,6 @@ LOW_RANK = Step(
     accepts="net",
     makes="net",
     tools=("torch", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.low_rank",
 )
 SWAP_ACTIVATION = Step(
@@ -167,8 +158,6 @@ SWAP_ACTIVATION = Step(
     accepts="net",
     makes="net",
     tools=("torch", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.redesign",
 )
 CHANGE_CONVS = Step(
@@ -177,8 +166,6 @@ CHANGE_CONVS = Step(
     accepts="net",
     makes="net",
     tools=("torch", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.redesign",
 )
 

@@ -95,11 +95,6 @@ class ExportNetParams(Params, frozen=True):
     opset: int = NET_OPSET
 
 
-def no_choices(_params: Any, _isa: str) -> dict[str, str]:
-    """For steps whose result is the same on every board."""
-    return {}
-
-
 def int8_choices(params: Any, isa: str) -> dict[str, str]:
     """`activation`: s8 for Arm, u8 elsewhere, unless the recipe says.
 
@@ -130,8 +125,6 @@ IMPORT = Step(
     accepts=None,
     makes="onnx",
     tools=(),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.take",
 )
 EXPORT = Step(
@@ -140,8 +133,6 @@ EXPORT = Step(
     accepts=None,
     makes="onnx",
     tools=("torch", "ultralytics", "onnx", "onnxslim"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.export",
     revision=1,  # writes the sections into the file
 )
@@ -151,8 +142,6 @@ CREATE = Step(
     accepts=None,
     makes="net",
     tools=("torch", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.create",
 )
 TAKE_ULTRALYTICS = Step(
@@ -161,8 +150,6 @@ TAKE_ULTRALYTICS = Step(
     accepts=None,
     makes="net",
     tools=("torch", "ultralytics", "safetensors"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.take_ultralytics",
 )
 EXPORT_NET = Step(
@@ -171,8 +158,6 @@ EXPORT_NET = Step(
     accepts="net",
     makes="onnx",
     tools=("torch", "onnx", "onnxslim"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.export_net",
     keeps_parameters=False,
 )
@@ -192,7 +177,6 @@ ORT_FORMAT = Step(
     accepts="onnx",
     makes="ort",
     tools=("onnxruntime",),
-    needs_calibration=False,
     choices=ort_choices,
     module="models.steps.ort_format",
 )
@@ -202,8 +186,6 @@ FP16 = Step(
     accepts="onnx",
     makes="onnx",
     tools=("onnx", "onnxruntime", "numpy"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.fp16",
 )
 DYNAMIC = Step(
@@ -212,8 +194,6 @@ DYNAMIC = Step(
     accepts="onnx",
     makes="onnx",
     tools=("onnx", "onnxruntime", "numpy"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.dynamic",
 )
 SPARSIFY = Step(
@@ -222,7 +202,5 @@ SPARSIFY = Step(
     accepts="onnx",
     makes="onnx",
     tools=("onnx", "numpy"),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.sparsify",
 )

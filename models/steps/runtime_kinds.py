@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from models.steps.base import Params, Step
-from models.steps.kinds import DECODE, no_choices
+from models.steps.kinds import DECODE
 
 _CONVERTER = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
 
@@ -34,8 +34,6 @@ EXPORT_PT2 = Step(
     accepts="net",
     makes="pt2",
     tools=("torch",),
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.export_pt2",
 )
 EXPORT_TFLITE = Step(
@@ -44,8 +42,6 @@ EXPORT_TFLITE = Step(
     accepts="net",
     makes="tflite",
     tools=_CONVERTER,
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.export_tflite",
 )
 TFLITE_INT8 = Step(
@@ -55,6 +51,5 @@ TFLITE_INT8 = Step(
     makes="tflite",
     tools=_CONVERTER,
     needs_calibration=True,
-    choices=no_choices,
     module="models.steps.export_tflite",
 )

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import msgspec
 
 from models.steps.base import Step
-from models.steps.kinds import no_choices
 from models.steps.settings import DistillParams, Positive, Rate, Settings
 
 _TOOLS = ("torch", "ultralytics", "numpy")
@@ -33,8 +32,6 @@ TRAIN = Step(
     accepts="net",
     makes="net",
     tools=_TOOLS,
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.train",
     needs_training=True,
 )
@@ -44,8 +41,6 @@ FINETUNE = Step(
     accepts="net",
     makes="net",
     tools=_TOOLS,
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.train",
     needs_training=True,
 )
@@ -55,8 +50,6 @@ DISTILL = Step(
     accepts="net",
     makes="net",
     tools=_TOOLS,
-    needs_calibration=False,
-    choices=no_choices,
     module="models.steps.distill",
     needs_training=True,
     others=teacher_names,
