@@ -116,15 +116,22 @@ def _opened(process: ProcessId) -> Iterator[int | None]:
 
 
 def marked(lab: Path, proc: Path = PROC) -> Mapping[ProcessId, str]:
-    """Every running process with the mark of the lab in `lab`, and its role."""
+    """Every running process with the mark of the lab in `lab`, and its role.
+
+    Looks again until no process has appeared since: one that ends while its child has just been
+    born would otherwise be missed together with the child.
+    """
     mark, found = str(lab.resolve()), {}
-    for entry in proc.glob("[0-9]*"):
-        variables = _variables(entry)
-        if variables.get(LAB_VARIABLE) != mark or ROLE_VARIABLE not in variables:
-            continue
-        process = identify(int(entry.name), proc)
-        if process is not None:
-            found[process] = variables[ROLE_VARIABLE]
+    seen: set[Path] = set()
+    while new := set(proc.glob("[0-9]*")) - seen:
+        seen |= new
+        for entry in new:
+            variables = _variables(entry)
+            if variables.get(LAB_VARIABLE) != mark or ROLE_VARIABLE not in variables:
+                continue
+            process = identify(int(entry.name), proc)
+            if process is not None:
+                found[process] = variables[ROLE_VARIABLE]
     return found
 
 
