@@ -84,7 +84,7 @@ def _run_pool(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(queue, os.getpid()),
+        initargs=(queue, os.getpid(), max(1, (os.cpu_count() or 1) // workers)),
     )
     try:
         while waiting or running:
@@ -144,10 +144,15 @@ def _listener(on_log: Callable[[str], None]) -> Iterator[tuple[Any, set[int]]]:
 _queue: Any = None
 
 
-def _start_worker(queue: Any, parent: int) -> None:
-    """In a new worker: leave Ctrl-C to the parent, and end when the parent is gone."""
+def _start_worker(queue: Any, parent: int, threads: int) -> None:
+    """In a new worker: leave Ctrl-C to the parent, and end when the parent is gone.
+
+    Workers that each took every core would wait for one another: they share them, unless
+    OMP_NUM_THREADS says otherwise. torch reads it when it is imported, which is later.
+    """
     global _queue  # noqa: PLW0603 - a pool's initializer has no other way to hand things over
     _queue = queue
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(parent)
     queue.put(os.getpid())
