@@ -17,9 +17,8 @@ from typing import Final
 import msgspec
 
 from models.chain import VariantRequest, links
-from models.data.training import count_images
 from models.remote.orders import PlainPaths
-from models.spec import ModelSpec, TrainingSpec
+from models.spec import ModelSpec
 from models.store import ArtifactStore
 
 PATIENCE_S: Final = 300.0
@@ -27,28 +26,34 @@ PATIENCE_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Training:
-    """A step that has to learn; `epochs` times `images` are seen by the network of `model`."""
+    """A step that has to learn; `epochs` times `images` are seen by the network of `model`.
+
+    `images` is None where it cannot be known.
+    """
 
     label: str
     step: str
     model: ModelSpec
     epochs: int
-    images: int
+    images: int | None
 
     @property
-    def seen(self) -> int:
-        """Images that the network sees in all."""
-        return self.epochs * self.images
+    def seen(self) -> int | None:
+        """Images that the network sees in all; None where that cannot be known."""
+        return None if self.images is None else self.epochs * self.images
 
 
-def trainings(requests: Mapping[str, VariantRequest], store: ArtifactStore) -> tuple[Training, ...]:
+def trainings(
+    requests: Mapping[str, VariantRequest], store: ArtifactStore, images: int | None
+) -> tuple[Training, ...]:
     """The trainings that are not in the store yet, each once, those of teachers included.
 
-    Requests come by the label of the first variant that needs them.
+    Requests come by the label of the first variant that needs them. `images` is how many there
+    are to learn from, where that is known.
     """
     found: dict[tuple[str, ...], Training] = {}
     for label, request in requests.items():
-        _collect(label, request, store, found)
+        _collect(label, request, store, images, found)
     return tuple(found.values())
 
 
@@ -56,6 +61,7 @@ def _collect(
     label: str,
     request: VariantRequest,
     store: ArtifactStore,
+    images: int | None,
     found: dict[tuple[str, ...], Training],
 ) -> None:
     prefix: tuple[str, ...] = (request.model.source.identity,)
@@ -64,22 +70,18 @@ def _collect(
         prefix = (*prefix, link.key(""))
         parent = store.lookup(link.key(parent)) if parent is not None else None
         for other in link.others.values():
-            _collect(label, other, store, found)
+            _collect(label, other, store, images, found)
         if parent is not None or not link.step.needs_training or prefix in found:
             continue
         if request.training is not None:
+            known = [n for n in (images, link.params.get("images")) if n is not None]
             found[prefix] = Training(
                 label=label,
                 step=link.step.name,
                 model=request.model,
                 epochs=int(link.params["epochs"]),
-                images=_images(request.training, link.params.get("images")),
+                images=min(known, default=None),
             )
-
-
-def _images(training: TrainingSpec, limit: int | None) -> int:
-    count = count_images(training)
-    return count if limit is None else min(count, limit)
 
 
 def seconds_per_image(model: ModelSpec) -> float | None:

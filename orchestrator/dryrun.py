@@ -12,6 +12,7 @@ from rich.text import Text
 from agent.wire import Scenario
 from models import estimate
 from models.build import find_cached
+from models.estimate import Training
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator import tables
@@ -34,6 +35,7 @@ from results.store import Store
 UNSEEN = BoardFacts(isa="aarch64", cpu_count=4)
 """What a board that was never seen and has no `arch:` is taken for: a Raspberry Pi."""
 _BYTES_PER_MB = 1e6
+_PER_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ def show(out: Console, foreseen: Foreseen, prepared: Prepared, store: ArtifactSt
             f"Each board gets {len(prepared.scored.files)} images "
             f"({total / _BYTES_PER_MB:.1f} MB) and its artifacts, unless it has them already."
         )
+    if prepared.absent:
+        out.print(
+            "A run needs data of yours: name the folder with --data DIR. Until then the numbers "
+            "of images are those that the study has published."
+        )
     out.print(f"Seed {foreseen.plan.seed}: the same order again with --seed {foreseen.plan.seed}.")
 
 
@@ -194,21 +201,11 @@ def _show_trainings(
     """What has to be learned first, and how long that takes on this machine's processor."""
     isas = [memory.facts.isa for memory in foreseen.past.values()]
     asked = {f"{key[0]}/{key[1]}": one for key, one in requests(prepared, isas).items()}
-    wanted = estimate.trainings(asked, store)
+    wanted = estimate.trainings(asked, store, prepared.training_images())
     if not wanted:
         return
-    speeds: dict[str, float | None] = {}
-    rows, total_s = [], 0.0
-    for training in wanted:
-        name = training.model.name
-        if name not in speeds:
-            speeds[name] = estimate.seconds_per_image(training.model)
-        speed = speeds[name]
-        total_s += (speed or 0.0) * training.seen
-        shown = "unknown" if speed is None else duration(speed * training.seen)
-        rows.append(
-            [training.label, training.step, f"{training.epochs:,}", f"{training.images:,}", shown]
-        )
+    models = {training.model.name: training.model for training in wanted}
+    speeds = {name: estimate.seconds_per_image(model) for name, model in models.items()}
     columns = [
         Column("to be trained"),
         Column("step"),
@@ -216,18 +213,43 @@ def _show_trainings(
         Column("images", figures=True),
         Column("time here", figures=True),
     ]
+    rows = [
+        [
+            training.label,
+            training.step,
+            f"{training.epochs:,}",
+            tables.NONE if training.images is None else f"{training.images:,}",
+            _time_of(training, speeds[training.model.name]),
+        ]
+        for training in wanted
+    ]
     out.print()
     tables.show(out, columns, rows)
-    unknown = any(speed is None for speed in speeds.values())
-    words = "without those that could not be measured" if unknown else "measured just now"
+    known_s = [
+        speed * training.seen
+        for training in wanted
+        if (speed := speeds[training.model.name]) is not None and training.seen is not None
+    ]
+    words = "measured just now"
+    if len(known_s) < len(wanted):
+        words = f"without {len(wanted) - len(known_s)} that cannot be told in full"
     out.print(
         Text(
-            f"Training takes about {duration(total_s)} on this processor ({words}; forward and "
-            "backward passes alone). --build-on does it elsewhere.",
+            f"Training takes about {duration(sum(known_s))} on this processor ({words}; forward "
+            "and backward passes alone). --build-on does it elsewhere.",
             style="dim",
         ),
         soft_wrap=True,
     )
+
+
+def _time_of(training: Training, speed_s: float | None) -> str:
+    """How long it takes, by the seconds that an image takes; for a thousand where none is known."""
+    if speed_s is None:
+        return "unknown"
+    if training.seen is None:
+        return f"{duration(speed_s * training.epochs * _PER_IMAGES)} per {_PER_IMAGES:,} images"
+    return duration(speed_s * training.seen)
 
 
 def _show_boards(out: Console, foreseen: Foreseen) -> None:

@@ -74,6 +74,8 @@ class TrainingSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Labelled images that networks learn from; `val_split` shows their progress.
 
     `images` limits how many of the split are used, and says how many a procedural set has.
+    `published_images` is how many the set of a published study has: a dry run without the data
+    reckons with it.
     """
 
     source: str
@@ -81,6 +83,7 @@ class TrainingSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split: str = "train"
     val_split: str | None = "val"
     images: Positive | None = None
+    published_images: Positive | None = None
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,6 +150,12 @@ class Experiment:
     own_recipes: tuple[Recipe, ...] = ()
     training: TrainingSource | None = None
     scale: str | None = None
+
+    @property
+    def lacks_data(self) -> bool:
+        """Whether it asks for data (`source: given`) that has not been named."""
+        sources = (self.data, self.calibration, self.training)
+        return any(source is not None and source.source == GIVEN for source in sources)
 
     def variants(self) -> tuple[tuple[str, str], ...]:
         """Names of model and recipe of everything that is measured, in the file's order."""
@@ -223,8 +232,7 @@ def with_data(experiment: Experiment, folder: str, base_dir: Path) -> Experiment
 
     Raises ExperimentError where it asks for none.
     """
-    sources = (experiment.data, experiment.calibration, experiment.training)
-    if not any(source is not None and source.source == GIVEN for source in sources):
+    if not experiment.lacks_data:
         raise ExperimentError(
             f"{experiment.name} names its own data (no `source: given`), so --data has no meaning"
             + (f" at scale {experiment.scale}" if experiment.scale else "")

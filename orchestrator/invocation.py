@@ -194,7 +194,7 @@ def show_plan(asked: Asked) -> None:
     """What a run would do, from the last fingerprint of each board; nothing is contacted."""
     screen = tables.console(sys.stderr)
     display = Display(RunProgress.of([]), screen, live=False)
-    prepared = resolve_names(asked.experiment, asked.workspace, display.note)
+    prepared = resolve_names(asked.experiment, asked.workspace, display.note, absent=True)
     with opened_if_there(asked.location) as store:
         seen = dryrun.recall(store, asked.entries, [m.name for m in asked.experiment.models])
     foreseen = dryrun.foresee(asked.request, asked.experiment, asked.entries, seen)

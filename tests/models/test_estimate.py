@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def requests(folder: Path) -> dict[str, VariantRequest]:
 
 def test_each_training_is_counted_once(tmp_path: Path) -> None:
     """What several variants share is one training, under the first one's name; teachers count."""
-    found = estimate.trainings(requests(tmp_path), ArtifactStore(tmp_path / "store"))
+    found = estimate.trainings(requests(tmp_path), ArtifactStore(tmp_path / "store"), 64)
     assert [(one.label, one.step, one.epochs, one.images) for one in found] == [
         ("big/fp32", "train", 3, 64),
         ("small", "distill", 10, 10),
@@ -49,8 +50,23 @@ def test_what_was_trained_before_is_left_out(tmp_path: Path) -> None:
     asked, store = requests(tmp_path), ArtifactStore(tmp_path / "store")
     big = asked["big/fp32"]
     remember_chain(big, store, ["a" * 64 for _ in links(big)])
-    (left,) = estimate.trainings(asked, store)
+    (left,) = estimate.trainings(asked, store, 64)
     assert left.step == "distill"
+
+
+def test_images_that_nobody_can_count(tmp_path: Path) -> None:
+    """Where the number of images is unknown a training has none, unless its step limits it."""
+    big, small = estimate.trainings(requests(tmp_path), ArtifactStore(tmp_path / "store"), None)
+    assert (big.images, big.seen) == (None, None)
+    assert (small.images, small.seen) == (10, 100)
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_built_has_no_speed(tmp_path: Path) -> None:
+    """What the child process cannot build is unknown, and no error of the dry run."""
+    model = requests(tmp_path)["big/fp32"].model
+    gone = dataclasses.replace(model.source, reference="no-such-net")
+    assert estimate.seconds_per_image(dataclasses.replace(model, source=gone)) is None
 
 
 @pytest.mark.slow

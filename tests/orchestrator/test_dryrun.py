@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from support.jobs import adhoc, prepare, workspace
 from support.onnxmodels import tiny_model
 from support.stored import LATENCY_MS, fill
 
+from models import estimate
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
+from orchestrator import experimentfile
 from orchestrator.assign import build_all
 from orchestrator.dryrun import Memory, foresee, recall, show
+from orchestrator.errors import ExperimentError
 from orchestrator.experiment import ScenarioChoice
 from orchestrator.inventory import BoardEntry
 from orchestrator.plan import RunRequest, estimate_seconds
+from orchestrator.prepare import resolve
 from results.store import Store
 
 LOCAL = BoardEntry("local", "local")
@@ -149,3 +154,53 @@ def test_everything_is_shown(tmp_path: Path) -> None:
     assert "3 s to start" in text
     assert "--seed 7" in text
     assert "images (" not in text  # there is no data set
+
+
+# ---------------------------------------------------------------- without the data
+
+
+def planned_in_full(
+    folder: Path, name: str, speed_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The dry run of a study at its full size, by someone who has not named the data."""
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda _: speed_s)
+    place, experiment = workspace(folder), experimentfile.load(name, folder, "full")
+    prepared = resolve(experiment, place, lambda _: None, elsewhere=True, absent=True)
+    foreseen = foresee(REQUEST, experiment, [NEW], recall(None, [NEW], []))
+    out = io.StringIO()
+    show(Console(file=out, width=200), foreseen, prepared, ArtifactStore(place.models))
+    return out.getvalue()
+
+
+def test_a_study_is_planned_without_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published numbers of images are reckoned with, and the plan says that data is needed."""
+    text = planned_in_full(tmp_path, "yolov3-voc-quantization", 0.01, monkeypatch)
+    assert re.search(r"yolov3/fp32 +train +200 +16,551 +9:11:42", text)
+    assert re.search(r"yolov3/qat +qat +10 +16,551 +27:35", text)
+    assert "about 9:39:17" in text
+    assert "--data DIR" in text
+
+
+def test_a_study_of_unknown_size_is_planned_by_the_thousand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no number was published, the time is that of a thousand images, and in no sum."""
+    text = planned_in_full(tmp_path, "unet-lightweight", 0.01, monkeypatch)
+    assert re.search(r"unet/litert +train +100 +- +16:40 per 1,000 images", text)
+    assert "about 0:00" in text
+    assert "cannot be told in full" in text
+
+
+def test_a_speed_that_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose speed is unknown has an unknown time."""
+    text = planned_in_full(tmp_path, "yolov8n-int8", None, monkeypatch)
+    assert re.search(r"yolov8n/qat +qat +\d+ +[\d,]+ +unknown", text)
+
+
+def test_a_run_is_refused_without_the_data(tmp_path: Path) -> None:
+    """Only a plan goes without the data: whoever means to build or measure is told to name it."""
+    experiment = experimentfile.load("yolov8n-int8", tmp_path, "full")
+    with pytest.raises(ExperimentError, match="--data DIR"):
+        resolve(experiment, workspace(tmp_path), lambda _: None, elsewhere=True)

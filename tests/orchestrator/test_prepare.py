@@ -12,6 +12,7 @@ from support.jobs import PROFILE, adhoc, picture, prepare, voc, workspace
 from support.onnxmodels import tiny_model
 
 from models.errors import DataError, ModelNotFound, ModelUnreadable, RecipeError
+from orchestrator import imagesets
 from orchestrator import prepare as preparing
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment import CalibrationSource, DataSource, Experiment
@@ -119,7 +120,7 @@ def test_data_of_other_classes(tmp_path: Path) -> None:
 def test_an_image_that_vanishes(tmp_path: Path) -> None:
     """A file that cannot be read is named."""
     with pytest.raises(DataError, match="No such file"):
-        preparing.file_of(tmp_path / "gone.png")
+        imagesets.file_of(tmp_path / "gone.png")
 
 
 def test_reading_data_is_told(tmp_path: Path, data: Path) -> None:
