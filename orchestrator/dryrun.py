@@ -230,16 +230,19 @@ def _show_trainings(
         for training in wanted
         if (speed := speeds[training.model.name]) is not None and training.seen is not None
     ]
+    out.print(Text(_sum_of(known_s, len(wanted)), style="dim"), soft_wrap=True)
+
+
+def _sum_of(known_s: Sequence[float], count: int) -> str:
+    """All trainings together, as far as their time is known."""
+    if not known_s:
+        return "How long training takes in all cannot be told. --build-on does it elsewhere."
     words = "measured just now"
-    if len(known_s) < len(wanted):
-        words = f"without {len(wanted) - len(known_s)} that cannot be told in full"
-    out.print(
-        Text(
-            f"Training takes about {duration(sum(known_s))} on this processor ({words}; forward "
-            "and backward passes alone). --build-on does it elsewhere.",
-            style="dim",
-        ),
-        soft_wrap=True,
+    if len(known_s) < count:
+        words = f"without {count - len(known_s)} that cannot be told in full"
+    return (
+        f"Training takes about {duration(sum(known_s))} on this processor ({words}; forward and "
+        "backward passes alone). --build-on does it elsewhere."
     )
 
 

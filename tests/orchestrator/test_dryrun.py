@@ -189,14 +189,13 @@ def test_a_study_of_unknown_size_is_planned_by_the_thousand(
     """Where no number was published, the time is that of a thousand images, and in no sum."""
     text = planned_in_full(tmp_path, "unet-lightweight", 0.01, monkeypatch)
     assert re.search(r"unet/litert +train +100 +- +16:40 per 1,000 images", text)
-    assert "about 0:00" in text
-    assert "cannot be told in full" in text
+    assert "in all cannot be told" in text
 
 
 def test_a_speed_that_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network whose speed is unknown has an unknown time."""
     text = planned_in_full(tmp_path, "yolov8n-int8", None, monkeypatch)
-    assert re.search(r"yolov8n/qat +qat +\d+ +[\d,]+ +unknown", text)
+    assert re.search(r"yolov8n\.pt/qat +qat +\d+ +[\d,]+ +unknown", text)
 
 
 def test_a_run_is_refused_without_the_data(tmp_path: Path) -> None:
