@@ -80,8 +80,11 @@ def _figures(
     size_bytes = compressed_bytes(result.path)
     known = before.figures if before is not None else None
     if known is None:
-        note = f"multiply-accumulates not counted: {link.step.makes} is not ONNX"
-        return Figures(macs=None, compressed_bytes=size_bytes, sparsity=None, note=note)
+        macs = result.info.macs if result.info is not None else None
+        note = "counted on the network that it was made from"
+        if macs is None:
+            note = f"multiply-accumulates not counted: {link.step.makes} is not ONNX"
+        return Figures(macs=macs, compressed_bytes=size_bytes, sparsity=None, note=note)
     return msgspec.structs.replace(known, compressed_bytes=size_bytes)
 
 

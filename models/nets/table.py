@@ -10,13 +10,13 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import nn
 
 from models.nets.arch import Arch
 from models.nets.registry import FAMILIES
+from models.nets.work import count_macs
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "zoo.md"
 _BEGIN: Final = "<!-- table: python -m models.nets.table --write -->\n"
@@ -47,32 +47,8 @@ def rows() -> Iterator[str]:
             f"{section} {_share(sizes, prefixes) / total:.1%}"
             for section, prefixes in code.sections(arch).items()
         )
-        gmacs = macs(module, family.imgsz_px) / 1e9
+        gmacs = count_macs(module, family.imgsz_px) / 1e9
         yield f"| {family.name} | {family.imgsz_px} | {total:,} | {gmacs:.2f} | {shares} |"
-
-
-def macs(module: nn.Module, imgsz: int) -> int:
-    """Multiplications of the convolutions for one image; offsets of deformable ones included."""
-    counted: list[int] = []
-
-    def count(layer: Any, _given: Any, made: Any) -> None:
-        weights = layer.weight.numel()
-        cells = made.shape[2] * made.shape[3]
-        if isinstance(layer, nn.ConvTranspose2d):  # every input cell meets every weight
-            cells //= layer.stride[0] * layer.stride[1]
-        counted.append(weights * cells)
-
-    kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    hooks = [
-        layer.register_forward_hook(count)
-        for layer in module.modules()
-        if isinstance(layer, kinds) or type(layer).__name__ == "Deformable"
-    ]
-    with torch.no_grad(), torch.device("meta"):
-        module(torch.empty(1, 3, imgsz, imgsz))
-    for hook in hooks:
-        hook.remove()
-    return sum(counted)
 
 
 def written(text: str) -> str:

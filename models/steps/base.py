@@ -50,13 +50,17 @@ class StepInput:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What is known of a file that is not ONNX; `metadata` as in ONNX (models/describe.py)."""
+    """What is known of a file that is not ONNX; `metadata` as in ONNX (models/describe.py).
+
+    `macs` are counted on the network that it was made from; None where nobody did.
+    """
 
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
     metadata: dict[str, str]
     parameters: int
     weight_bytes: int
+    macs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from models.errors import BuildFailed
 from models.nets.arch import metadata_of, read_header
 from models.nets.net import Net, load_net
 from models.nets.registry import FAMILIES
+from models.nets.work import count_macs
 from models.steps.base import FileInfo, StepInput, StepResult
 from models.steps.quiet import quiet
 from models.tensors import TensorInfo
@@ -71,6 +72,7 @@ def run(given: StepInput) -> StepResult:
         metadata=metadata_of(net.arch, FAMILIES[net.arch.family].task),
         parameters=header.parameters,
         weight_bytes=sum(t.numel() * t.element_size() for t in program.state_dict.values()),
+        macs=count_macs(net.module, net.arch.imgsz_px),
     )
     return StepResult(target, node_counts=operators(program), info=info)
 

@@ -49,6 +49,7 @@ def run(given: StepInput) -> StepResult:
         metadata=metadata_of(header.arch, FAMILIES[header.arch.family].task),
         parameters=header.parameters,
         weight_bytes=told["weight_bytes"],
+        macs=told["macs"],
     )
     return StepResult(target, node_counts=told["operators"], info=info)
 

@@ -1,7 +1,8 @@
 """The conversion to TensorFlow Lite, run as a program: `python -m models.steps.tflite_child FILE`.
 
 FILE has the request as JSON; `result.json` in the working folder has the answer: inputs, outputs,
-operators and the size of the weights, or `failed` (import, data, nothing) and `error`.
+operators, the size of the weights and the network's multiply-accumulates, or `failed` (import,
+data, nothing) and `error`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def _convert(request: dict[str, Any]) -> dict[str, Any]:
     import torch  # noqa: PLC0415 - as above
 
     from models.nets.net import load_net  # noqa: PLC0415 - needs torch
+    from models.nets.work import count_macs  # noqa: PLC0415 - needs torch
     from models.steps import tflite_quantize  # noqa: PLC0415 - needs the quantizer
     from models.steps.export_pt2 import for_inference  # noqa: PLC0415 - needs torch
 
@@ -48,7 +50,8 @@ def _convert(request: dict[str, Any]) -> dict[str, Any]:
     log = []
     if request["quantize"] != "none":
         log = tflite_quantize.quantize(target, request, size)
-    return tflite_quantize.describe(target) | {"log": log}
+    macs = count_macs(net.module, size)
+    return tflite_quantize.describe(target) | {"log": log, "macs": macs}
 
 
 if __name__ == "__main__":
