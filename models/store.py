@@ -37,6 +37,7 @@ from models.tensors import TensorInfo
 Format = Literal["onnx", "ort", "net", "pt2", "tflite"]
 """`net`: a network before its export (models/nets/net.py); `pt2`: torch.export's archive."""
 _FORMATS: tuple[Format, ...] = get_args(Format)
+_ABANDONED_S = 30 * 86_400
 _YOUNG_S = 60
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -201,8 +202,17 @@ class ArtifactStore:
                 os.close(handle)
 
     def resume_folder(self, key: str) -> Path:
-        """Where the step with this key keeps what it goes on from; the step makes the folder."""
-        return self.root / "resume" / key
+        """Where the step with this key keeps what it goes on from; the step makes the folder.
+
+        Folders of steps that nobody has gone on with for a month are removed.
+        """
+        parent = self.root / "resume"
+        if parent.is_dir():
+            for entry in parent.iterdir():
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat().st_mtime > _ABANDONED_S:
+                        shutil.rmtree(entry)
+        return parent / key
 
     def _path(self, sha256: str, kind: Format) -> Path:
         return self.root / "artifacts" / sha256[:2] / f"{sha256}.{kind}"

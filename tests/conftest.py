@@ -6,8 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from support.leftovers import nothing_left
 from support.sshd import SSHD, Sshd, running_sshd
 from support.virtual import RealLab, real_lab
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Every process that the tests start has ended with them."""
+    with nothing_left():
+        yield
 
 
 @pytest.fixture(scope="session")

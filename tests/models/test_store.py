@@ -182,3 +182,16 @@ def test_leftovers_of_killed_builders_are_swept(tmp_path: Path) -> None:
             os.utime(folder, (old, old))
         with store.workdir() as new:
             assert {path.name for path in (store.root / "tmp").iterdir()} == {held.name, new.name}
+
+
+def test_abandoned_trainings_are_swept(tmp_path: Path) -> None:
+    """What nobody has gone on with for a month goes; what is younger stays, one's own as well."""
+    store = ArtifactStore(tmp_path)
+    old, young, own = (store.resume_folder(name) for name in ("old", "young", "own"))
+    for folder, days in ((old, 31), (young, 29), (own, 0)):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_bytes(b"weights")
+        then = time.time() - days * 86_400
+        os.utime(folder, (then, then))
+    assert store.resume_folder("own") == own
+    assert sorted(entry.name for entry in (tmp_path / "resume").iterdir()) == ["own", "young"]
