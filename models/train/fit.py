@@ -26,6 +26,7 @@ from models.train.detecting import DetectionData
 from models.train.objectives import objective_of
 from models.train.optimizing import device_of
 from models.train.segmenting import SegmentationData
+from models.train.told import objects_in
 
 Log = Callable[[str], None]
 
@@ -105,21 +106,25 @@ def _refuse_misfit(net: Net, teacher: Net) -> None:
         )
     if net.arch.family == "ultralytics":
         return
-    side = net.arch.imgsz_px
-    shapes = []
-    for each in (net, teacher):
-        objective = objective_of(each.arch.family)
-        with torch.no_grad():
-            module = each.module.eval()
-            raw = objective.raw(module, torch.zeros(1, 3, side, side))
-            shapes.append(tuple(objective.outputs(module, raw).shape))
-    if shapes[0] != shapes[1]:
+    own, others = _output_shape(net), _output_shape(teacher)
+    detects = FAMILIES[net.arch.family].task == "detect"
+    alike = own[:2] == others[:2] if detects else own == others
+    if net.arch.imgsz_px != teacher.arch.imgsz_px or not alike:
         raise BuildFailed(
-            f"the teacher ({teacher.arch.family}, {teacher.arch.imgsz_px} px) gives "
-            f"{shapes[1]}, the student ({net.arch.family}, {side} px) {shapes[0]}: "
-            "distillation compares output by output; take a teacher with the same input size, "
-            "classes and scales"
+            f"the teacher ({teacher.arch.family}, {teacher.arch.imgsz_px} px) gives {others}, the "
+            f"student ({net.arch.family}, {net.arch.imgsz_px} px) {own}: take a teacher of the "
+            "same task, input size and classes"
         )
+
+
+def _output_shape(net: Net) -> tuple[int, ...]:
+    """What it gives for one image of its size, in eval mode."""
+    objective = objective_of(net.arch.family)
+    side = net.arch.imgsz_px
+    with torch.no_grad():
+        module = net.module.eval()
+        raw = objective.raw(module, torch.zeros(1, 3, side, side))
+        return tuple(objective.outputs(module, raw).shape)
 
 
 def _fit_ours(
@@ -193,11 +198,17 @@ class _Learning:
         if raw.branch is not None:
             total = total + self._aux_weight * self._branch.loss(raw.branch, truth)
         if self._teacher is not None and raw.taught is not None:
-            compare = soft.soft_detection if self._detects else soft.soft_segmentation
-            outputs = self._objective.outputs(self._module, raw.own)
-            distance = compare(outputs, raw.taught, self._teacher.temperature)
+            distance = self._taught(raw.own, raw.taught, self._teacher.temperature)
             total = (1 - self._teacher.alpha) * total + self._teacher.alpha * distance
         return total
+
+    def _taught(self, own: Any, taught: Tensor, temperature: float) -> Tensor:
+        """How far the student is from its teacher, output by output where both have the same."""
+        outputs = self._objective.outputs(self._module, own)
+        if outputs.shape != taught.shape:
+            return self._objective.loss(self._module, own, objects_in(taught))
+        compare = soft.soft_detection if self._detects else soft.soft_segmentation
+        return compare(outputs, taught, temperature)
 
     def close(self) -> None:
         if self._listener is not None:

@@ -19,11 +19,15 @@ from models.nets.arch import Arch  # noqa: E402
 from models.nets.net import Net, build_net  # noqa: E402
 from models.spec import TrainingSpec  # noqa: E402
 from models.steps.settings import Settings  # noqa: E402
+from models.train import fit as fitting  # noqa: E402
 from models.train import loop  # noqa: E402
+from models.train.detecting import DetectionData  # noqa: E402
 from models.train.examples import Examples, batches  # noqa: E402
 from models.train.fit import Teacher, fit  # noqa: E402
+from models.train.loss import Truth  # noqa: E402
 from models.train.objectives import segmentation_loss  # noqa: E402
 from models.train.optimizing import Average, lr_share, uses_bfloat16  # noqa: E402
+from models.train.told import objects_in  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -223,10 +227,45 @@ def test_a_student_comes_nearer_to_its_teacher(
     assert min(losses) >= 0
 
 
-def test_a_teacher_that_does_not_fit_is_refused(shapes: TrainingSpec) -> None:
-    """Outputs that cannot be compared one by one: both shapes are told."""
-    teacher = Teacher(network("yolov3-tiny"), 0.5, 2.0)
-    with pytest.raises(BuildFailed, match=r"teacher \(yolov3-tiny.*\(1, 10, 60\).*\(1, 10, 84\)"):
+def test_a_teacher_with_other_anchors_tells_objects(
+    shapes: TrainingSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a detector with another grid is sure of is learned as labels are, instead of labels."""
+    told = Truth(
+        torch.tensor([[[8.0, 8, 40, 40]]] * 4), torch.ones(4, 1).long(), torch.ones(4, 1) > 0
+    )
+    monkeypatch.setattr(fitting, "objects_in", lambda outputs: told)
+    student, teacher = network("tinydet"), Teacher(network("yolov3-tiny"), 1.0, 2.0)
+    settings = Settings(epochs=30, batch=4, lr=5e-3, val_images=0, amp="off", ema=0, warmup_steps=2)
+    fit(student, shapes, settings, quiet, teacher=teacher)
+    images, _ = next(DetectionData(shapes, settings, SIDE).batches(0))
+    with torch.no_grad():
+        scores = student.module(images)[:, 4:].mean(dim=(0, 2))
+    assert scores.argmax() == 1
+
+
+def test_sure_objects_are_told_once() -> None:
+    """Of boxes on one object the surest is told; what scores little is nothing."""
+    boxes = [[20, 20, 10, 10], [21, 20, 10, 10], [50, 50, 8, 4], [9, 9, 4, 4]]  # cx, cy, w, h
+    scores = [[0.9, 0.8, 0.1, 0.2], [0.1, 0.1, 0.6, 0.1]]
+    output = torch.cat([torch.tensor(boxes).T.float(), torch.tensor(scores)])
+    nothing = torch.zeros_like(output)
+    truth = objects_in(torch.stack([output, nothing]))
+    assert truth.real.tolist() == [[True, True], [False, False]]
+    assert truth.classes[0].tolist() == [0, 1]
+    assert truth.boxes[0].tolist() == [[15, 15, 25, 25], [46, 48, 54, 52]]
+
+
+@pytest.mark.parametrize(("size", "classes"), [(96, 6), (SIDE, 3)])
+def test_a_teacher_that_does_not_fit_is_refused(
+    size: int, classes: int, shapes: TrainingSpec
+) -> None:
+    """Another input size or other classes: both shapes are told."""
+    options = FAMILIES["yolov3-tiny"] | {"num_classes": classes}
+    names = tuple(str(number) for number in range(classes))
+    arch = Arch(family="yolov3-tiny", options=options, imgsz_px=size, class_names=names)
+    teacher = Teacher(build_net(arch, seed=1), 0.5, 2.0)
+    with pytest.raises(BuildFailed, match=rf"teacher \(yolov3-tiny, {size} px\).*\(1, 10, 84\)"):
         fit(network("tinydet"), shapes, SHORT, quiet, teacher=teacher)
 
 
