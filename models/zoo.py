@@ -8,7 +8,6 @@ or ultralytics.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 
 from agent.wire import ImagePrep
 from models import describe
-from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable, ShapeNeeded
+from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable
+from models.inputshapes import fix_shapes, nearest, refuse_other_size
 from models.nets import ultra_yaml
 from models.nets.registry import FAMILIES
 from models.spec import ModelSource, ModelSpec, StepSpec, file_digest
 from models.store import Artifact
-from models.tensors import Shape, TensorInfo, fits, show_shape
+from models.tensors import TensorInfo
 
 SHIPPED = {"tinydet": Path(__file__).parent / "weights" / "tinydet.onnx"}
 
@@ -29,7 +29,6 @@ DEFAULT_IMGSZ_PX = 640
 _CLASSIFY_IMGSZ_PX = 224
 _EXTRA = ("torch", "torchvision", "ultralytics", "onnx", "onnxslim", "safetensors")
 _EXTRA_COMMAND = "python -m pip install 'edge-orchestrator[models]' (in a checkout: '.[models]')"
-_EXAMPLE_SIDE_PX = 224
 
 _DETECTORS = (
     *(f"yolov8{size}" for size in "nsmlx"),
@@ -111,7 +110,7 @@ def _from_family(
     family = FAMILIES[reference]
     for name in options:
         if name not in family.options:
-            near = _near(name, tuple(family.options))
+            near = nearest(name, tuple(family.options))
             raise ModelNotFound(
                 f"model {reference}: no option {name!r}{near}; it has "
                 f"{', '.join(family.options) or 'none'}"
@@ -199,7 +198,7 @@ def _from_onnx(
     size = (imgsz, imgsz) if imgsz else None
     fixed = fix_shapes(info.inputs, shapes, size or describe.image_size(info.metadata), str(path))
     if imgsz is not None:
-        _refuse_other_size(info.inputs, imgsz, str(path))
+        refuse_other_size(info.inputs, imgsz, str(path))
     inputs = {
         input_name: TensorInfo(tensor.dtype, fixed.get(input_name, tensor.shape))
         for input_name, tensor in info.inputs.items()
@@ -215,72 +214,6 @@ def _from_onnx(
         shapes=fixed,
         note=found.reason,
     )
-
-
-def fix_shapes(
-    inputs: Mapping[str, TensorInfo],
-    shapes: Mapping[str, tuple[int, ...]],
-    image_size: tuple[int, int] | None,
-    where: str,
-) -> dict[str, tuple[int, ...]]:
-    """A full shape for each dynamic input; static inputs are left out.
-
-    An image input may take (height, width) from `image_size`; any other dynamic input needs
-    an entry in `shapes`. Raises ShapeNeeded naming the input, its dimensions and the option.
-    """
-    for name in shapes:
-        if name not in inputs:
-            near = _near(name, tuple(inputs))
-            raise ShapeNeeded(
-                f"{where}: --shape {name}=...: no such input; it has {', '.join(inputs)}{near}"
-            )
-    fixed: dict[str, tuple[int, ...]] = {}
-    for name, tensor in inputs.items():
-        if name in shapes:
-            _refuse_misfit(name, tensor.shape, shapes[name], where)
-        if tensor.fixed:
-            continue
-        if name in shapes:
-            fixed[name] = shapes[name]
-        elif image_size and tensor.shape is not None and describe.is_image(tensor.shape):
-            shape = (1, 3, *image_size)
-            _refuse_misfit(name, tensor.shape, shape, where)
-            fixed[name] = shape
-        else:
-            raise ShapeNeeded(
-                f"{where}: input {name!r} has dynamic dimensions "
-                f"{show_shape(tensor.shape)}; add --shape {_example(name, tensor.shape)}"
-            )
-    return fixed
-
-
-def _refuse_misfit(name: str, shape: Shape | None, given: tuple[int, ...], where: str) -> None:
-    if not fits(shape, given) or any(n < 1 for n in given):
-        raise ShapeNeeded(
-            f"{where}: --shape {name}={','.join(map(str, given))} does not fit the input's "
-            f"{show_shape(shape)}; for example --shape {_example(name, shape)}"
-        )
-
-
-def _refuse_other_size(inputs: Mapping[str, TensorInfo], imgsz: int, where: str) -> None:
-    for name, tensor in inputs.items():
-        shape = tensor.shape
-        if shape is not None and describe.is_image(shape) and tensor.fixed:
-            if shape[2:] == (imgsz, imgsz):
-                continue
-            raise ShapeNeeded(
-                f"{where}: input {name!r} is fixed at {show_shape(shape)}, so imgsz "
-                f"{imgsz} cannot be used; export the model again at that size"
-            )
-
-
-def _example(name: str, shape: Shape | None) -> str:
-    """`NAME=1,3,224,224`, with the known dimensions of the input kept."""
-    rank4 = (1, 3, _EXAMPLE_SIDE_PX, _EXAMPLE_SIDE_PX)
-    dims = shape if shape is not None else rank4
-    guess = rank4 if len(dims) == len(rank4) else (1,) * len(dims)
-    values = [dim if isinstance(dim, int) else n for dim, n in zip(dims, guess, strict=True)]
-    return f"{name}={','.join(map(str, values))}"
 
 
 def _from_ultralytics(
@@ -342,7 +275,7 @@ def _missing(reference: str, base_dir: Path | None) -> str:
     """Why a reference names nothing, with the nearest name or file."""
     path = Path(reference).expanduser()
     if not path.suffix and path.parent == Path():
-        near = _near(reference, names())
+        near = nearest(reference, names())
         return f"no model named {reference!r}{near}; known: tinydet, yolov8n, ..., or a path"
     folders = [folder / path.parent for folder in (base_dir, Path.cwd()) if folder is not None]
     files = [
@@ -353,12 +286,6 @@ def _missing(reference: str, base_dir: Path | None) -> str:
         if file.suffix in (".onnx", ".pt", ".yaml")
     ]
     known = [f"{name}.pt" for name in _KNOWN] + [f"{name}.yaml" for name in _YAMLS]
-    near = _near(path.name, (*files, *known))
+    near = nearest(path.name, (*files, *known))
     searched = " and ".join(dict.fromkeys(str(folder) for folder in folders))
     return f"no model file {reference!r} (looked in {searched}){near}"
-
-
-def _near(word: str, choices: Sequence[str]) -> str:
-    """`; did you mean X?`, or nothing where no choice is close."""
-    matches = difflib.get_close_matches(word.lower(), choices, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
