@@ -114,9 +114,23 @@ class Measured:
                 self._verdicts[key] = None
         return self._verdicts[key]
 
+    @property
+    def sustained(self) -> bool:
+        """Whether it has trials without a pause."""
+        return any(line.row.scenario == "sustained" for line in self.lines)
+
     def temperatures(self, bin_c: int) -> Sequence[Mapping[str, Any]]:
-        """Median latency of sustained trials by board, variant and temperature rounded down."""
+        """Mean latency of sustained trials by board, variant and temperature rounded down."""
         return self._store.rows(_BY_TEMP, run_id=self._run_id, bin=bin_c)
+
+    def courses(self, bin_s: float) -> Sequence[Mapping[str, Any]]:
+        """Mean latency of sustained trials by board, variant and time rounded down."""
+        return self._store.rows(_BY_TIME, run_id=self._run_id, bin=bin_s)
+
+    def longest_s(self) -> float:
+        """When the last inference of any sustained trial began, from its trial's first."""
+        (row,) = self._store.rows(_LAST, run_id=self._run_id)
+        return float(row["last_s"] or 0.0)
 
 
 _MANIFESTS: Final = """
@@ -130,6 +144,31 @@ _BY_TEMP: Final = """
     WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0
     GROUP BY board, model, variant, CAST(temp_c / :bin AS INTEGER)
     ORDER BY board, model, variant, from_c"""
+
+
+_BY_TIME: Final = """
+    SELECT board, model, variant, CAST(at_s / :bin AS INTEGER) AS slot,
+      COUNT(*) AS n, AVG(latency_ms) AS mean_ms, MIN(at_s) AS from_s, MAX(at_s) AS to_s
+    FROM v_latency_by_temp
+    WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0
+    GROUP BY board, model, variant, CAST(at_s / :bin AS INTEGER)
+    ORDER BY board, model, variant, slot"""
+
+_LAST: Final = """
+    SELECT MAX(at_s) AS last_s FROM v_latency_by_temp
+    WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0"""
+
+
+def latest_run(store: Store, experiment: str) -> str | None:
+    """The newest run of an experiment that has a finished trial."""
+    rows = store.rows(_LATEST, experiment=experiment)
+    return rows[0]["run_id"] if rows else None
+
+
+_LATEST: Final = """
+    SELECT r.run_id FROM runs r WHERE r.experiment = :experiment AND EXISTS (
+      SELECT 1 FROM trials t WHERE t.run_id = r.run_id AND t.state = 'finished')
+    ORDER BY r.started_utc DESC LIMIT 1"""
 
 
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.studies.findings import Figure, judge
 from orchestrator.studies.measured import Line, Measured, labelled
@@ -14,16 +14,27 @@ _ACCURACY: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice"}
 _NONE: Final = "-"
 _MARKUP: Final = {char: f"\\{char}" for char in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;"}
 _BIN_C: Final = 2
+_SLOTS: Final = 5
+"""Equal parts of a sustained trial, where only time tells them apart."""
 
 
-def page(measured: Measured, study: Study | None, pictures: Mapping[str, str]) -> str:
-    """The whole report; `pictures` are files of learning curves by model."""
+def page(
+    measured: Measured,
+    study: Study | None,
+    sustained: Measured | None,
+    pictures: Mapping[str, str],
+) -> str:
+    """The whole report.
+
+    `sustained` is the run that temperatures are taken from, `pictures` are files of learning
+    curves by model.
+    """
     lines = [*_head(measured, study)]
     if study is not None:
         lines += ["", "## Published", "", study.setup.strip(), "", *_published(study)]
     for board in measured.boards:
         lines += ["", f"## Measured on {_text(board)}", "", *_board(measured, study, board)]
-    lines += _temperatures(measured)
+    lines += _temperatures(measured, study, sustained)
     for model, file in pictures.items():
         lines += ["", f"## How {_text(model)} learned", "", f"![Learning curves]({file})"]
     return "\n".join(lines) + "\n"
@@ -183,37 +194,51 @@ def _findings(measured: Measured, study: Study, board: str) -> Iterator[str]:
     yield "interval holds both."
 
 
-def _temperatures(measured: Measured) -> list[str]:
-    """Latency against temperature, where a sustained trial was run."""
-    if not any(line.row.scenario == "sustained" for line in measured.lines):
-        return []
-    head = ["", "## Latency against temperature", ""]
-    rows = measured.temperatures(_BIN_C)
-    with_sensor = [row for row in rows if row["from_c"] is not None]
-    if not with_sensor:
-        return [
-            *head,
-            "No board of this run has a temperature sensor, so there is nothing to show.",
-        ]
-    columns = ["board", "variant", "°C", "inferences", "mean ms", "from s", "to s"]
-    return [
-        *head,
-        *_table(
-            columns,
+def _temperatures(
+    measured: Measured, study: Study | None, sustained: Measured | None
+) -> Iterator[str]:
+    """Latency against temperature, where there is a run without pauses."""
+    if not measured.sustained and (study is None or study.sustained is None):
+        return
+    yield from ("", "## Latency against temperature", "")
+    if sustained is None:
+        yield (
+            f"Not measured yet: `orchestrator run {study.sustained if study else ''}` does, and "
+            "this page shows its latest run in the database."
+        )
+        return
+    if sustained is not measured:
+        yield f"From run `{_text(sustained.run.run_id)}` of `{_text(sustained.run.experiment)}`,"
+        yield "in which inferences follow one another without a pause."
+        yield ""
+    rows = [row for row in sustained.temperatures(_BIN_C) if row["from_c"] is not None]
+    if rows:
+        shown = [(f"{row['from_c']} … {int(str(row['from_c'])) + _BIN_C}", row) for row in rows]
+        yield from _course("°C", shown)
+        return
+    yield "No board of that run has a temperature sensor. The course over time is:"
+    yield ""
+    slot_s = sustained.longest_s() * (1 + 1e-6) / _SLOTS or 1.0  # the last is in the last part
+    yield from _course("part", [(str(row["slot"] + 1), row) for row in sustained.courses(slot_s)])
+
+
+def _course(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """Latency by whatever `name` is, with the time it was seen in."""
+    yield from _table(
+        ["board", "variant", name, "inferences", "mean ms", "from s", "to s"],
+        [
             [
-                [
-                    _text(str(row["board"])),
-                    _text(f"{row['model']}/{row['variant']}"),
-                    f"{row['from_c']} … {int(str(row['from_c'])) + _BIN_C}",
-                    str(row["n"]),
-                    f"{row['mean_ms']:.3f}",
-                    f"{row['from_s']:.0f}",
-                    f"{row['to_s']:.0f}",
-                ]
-                for row in with_sensor
-            ],
-        ),
-    ]
+                _text(str(row["board"])),
+                _text(f"{row['model']}/{row['variant']}"),
+                value,
+                str(row["n"]),
+                f"{row['mean_ms']:.3f}",
+                f"{row['from_s']:.0f}",
+                f"{row['to_s']:.0f}",
+            ]
+            for value, row in rows
+        ],
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -52,7 +52,10 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One published piece of work."""
+    """One published piece of work.
+
+    `sustained` is the experiment that measures its networks without a pause, where there is one.
+    """
 
     title: str
     source: str
@@ -61,6 +64,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baseline: Variant
     rows: tuple[PublishedRow, ...]
     findings: tuple[Finding, ...]
+    sustained: str | None = None
 
     def row(self, label: str) -> PublishedRow:
         """The row of a label; raises KeyError."""

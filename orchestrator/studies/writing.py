@@ -9,7 +9,7 @@ from typing import Final
 from orchestrator.curves import draw_curves
 from orchestrator.errors import ExperimentError
 from orchestrator.past import request_of
-from orchestrator.studies.measured import Measured, curves
+from orchestrator.studies.measured import Measured, curves, latest_run
 from orchestrator.studies.page import page
 from orchestrator.studies.published import Study, studies
 from results.queries import BASELINE
@@ -20,8 +20,7 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 def text(store: Store, run_id: str) -> str:
     """The report without pictures; raises UnknownRun."""
-    measured, study = _load(store, run_id)
-    return page(measured, study, {})
+    return page(*_load(store, run_id), {})
 
 
 def write(store: Store, run_id: str, out: Path) -> list[Path]:
@@ -29,7 +28,7 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
 
     Returns the files; raises UnknownRun, OSError.
     """
-    measured, study = _load(store, run_id)
+    measured, study, sustained = _load(store, run_id)
     pictures: dict[str, str] = {}
     for model, points in curves(measured.lines).items():
         name = f"{out.stem}-{_UNSAFE.sub('-', model)}.svg"
@@ -38,17 +37,26 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
         except ImportError:
             break
         pictures[model] = name
-    out.write_text(page(measured, study, pictures), encoding="utf-8")
+    out.write_text(page(measured, study, sustained, pictures), encoding="utf-8")
     return [out, *(out.with_name(name) for name in pictures.values())]
 
 
-def _load(store: Store, run_id: str) -> tuple[Measured, Study | None]:
+def _load(store: Store, run_id: str) -> tuple[Measured, Study | None, Measured | None]:
+    """A run, the study that it repeats, and the run without pauses that belongs to it."""
+    measured = _measured(store, run_id)
+    study = _study(measured.run.experiment)
+    if measured.sustained:
+        return measured, study, measured
+    other = latest_run(store, study.sustained) if study and study.sustained else None
+    return measured, study, None if other is None else _measured(store, other)
+
+
+def _measured(store: Store, run_id: str) -> Measured:
     try:
         baseline = request_of(store, run_id)[1].baseline
     except ExperimentError:
         baseline = BASELINE
-    measured = Measured(store, run_id, baseline)
-    return measured, _study(measured.run.experiment)
+    return Measured(store, run_id, baseline)
 
 
 def _study(name: str) -> Study | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from support import stored
 
@@ -85,6 +86,36 @@ def test_a_run_of_no_study_has_its_tables(
     assert "Published" not in page
     assert "Dice" in page
     assert "mAP50" not in page
+
+
+def test_a_study_shows_latency_against_temperature(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page of a study has what its own run without pauses measured, by temperature."""
+    study = msgspec.structs.replace(STUDY, sustained="pauseless")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    before = report(database, capsys, stored.FIRST)
+    assert "`orchestrator run pauseless` does" in before
+    stored.add_sustained(database, "pi5", "local")
+    page = report(database, capsys, stored.FIRST).split("## Latency against temperature")[1]
+    assert f"From run `{stored.SUSTAINED}` of `pauseless`" in page
+    assert re.search(r"pi5 \| tinydet/fp32 \| 50 … 52 \| 700 \| 100\.00\d", page)
+    assert "local" not in page  # it has no sensor
+    assert report(database, capsys, stored.SUSTAINED).count("50 … 52") == 2
+
+
+def test_without_a_sensor_a_study_shows_the_course_over_time(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No temperature is made up: latency is told by fifths of the time, and said to be that."""
+    study = msgspec.structs.replace(STUDY, sustained="pauseless")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    stored.add_sustained(database, "local")
+    page = report(database, capsys, stored.FIRST).split("## Latency against temperature")[1]
+    assert "No board of that run has a temperature sensor" in page
+    counts = re.findall(r"local \| tinydet/fp32 \| (\d) \| (\d+) \| 10\.00\d", page)
+    assert [part for part, _ in counts] == ["1", "2", "3", "4", "5"]
+    assert sum(int(count) for _, count in counts) == stored.SAMPLES
 
 
 @pytest.mark.parametrize(

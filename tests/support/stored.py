@@ -24,6 +24,7 @@ from results.store import Store
 
 FIRST = "20260101-100000-aaaaaa"
 LATEST = "20260102-100000-bbbbbb"
+SUSTAINED = "20260103-100000-cccccc"
 SAMPLES = 700
 BLOCKS = 3
 _START = datetime(2026, 1, 1, 10, 0, tzinfo=UTC)
@@ -53,6 +54,20 @@ def fill(path: Path, evaluate: Evaluate | None = None) -> Path:
         later = _START + timedelta(days=1)
         _record(store, found, LATEST, later, ("pi5",), "partial", failing="int8_ptq")
     return path
+
+
+def add_sustained(path: Path, *boards: str) -> None:
+    """A later run of the experiment `pauseless`, the trials of which are without a pause."""
+    with Store.open(path, create=False) as store:
+        start = _START + timedelta(days=2)
+        run = RunRecord(SUSTAINED, start, "pauseless", "{}", "demo", 7, {"cpu_count": 2}, "0.1.0")
+        store.record_run(run)
+        for board in boards:
+            store.record_board(SUSTAINED, _board(board, start))
+            for order, variant in enumerate(MAP50):
+                trial = _trial(SUSTAINED, board, 0, order, variant, fails=False)
+                store.record_trial(dataclasses.replace(trial, scenario="sustained"))
+        store.finish_run(SUSTAINED, "finished", start + timedelta(minutes=2))
 
 
 def _record(
