@@ -120,11 +120,11 @@ class Measured:
         return any(line.row.scenario == "sustained" for line in self.lines)
 
     def temperatures(self, bin_c: int) -> Sequence[Mapping[str, Any]]:
-        """Mean latency of sustained trials by board, variant and temperature rounded down."""
-        return self._store.rows(_BY_TEMP, run_id=self._run_id, bin=bin_c)
+        """Mean latency of sustained trials by board, variant and `slot`: degrees C / `bin_c`."""
+        return self._store.rows(_BY_TEMP, run_id=self._run_id, bin=float(bin_c))
 
     def courses(self, bin_s: float) -> Sequence[Mapping[str, Any]]:
-        """Mean latency of sustained trials by board, variant and time rounded down."""
+        """Mean latency of sustained trials by board, variant and `slot`: seconds / `bin_s`."""
         return self._store.rows(_BY_TIME, run_id=self._run_id, bin=bin_s)
 
     def longest_s(self) -> float:
@@ -137,22 +137,23 @@ _MANIFESTS: Final = """
     SELECT DISTINCT a.artifact_sha256, a.manifest_json FROM artifacts a
     JOIN trials t ON t.artifact_sha256 = a.artifact_sha256 WHERE t.run_id = :run_id"""
 
-_BY_TEMP: Final = """
-    SELECT board, model, variant, CAST(temp_c / :bin AS INTEGER) * :bin AS from_c,
+
+def _floor(number: str) -> str:
+    """SQL that rounds down: a cast truncates in SQLite and rounds to the nearest in PostgreSQL."""
+    cast = f"CAST({number} AS INTEGER)"
+    return f"({cast} - CASE WHEN {cast} > {number} THEN 1 ELSE 0 END)"
+
+
+_BINNED: Final = """
+    SELECT board, model, variant, {bin} AS slot,
       COUNT(*) AS n, AVG(latency_ms) AS mean_ms, MIN(at_s) AS from_s, MAX(at_s) AS to_s
     FROM v_latency_by_temp
     WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0
-    GROUP BY board, model, variant, CAST(temp_c / :bin AS INTEGER)
-    ORDER BY board, model, variant, from_c"""
-
-
-_BY_TIME: Final = """
-    SELECT board, model, variant, CAST(at_s / :bin AS INTEGER) AS slot,
-      COUNT(*) AS n, AVG(latency_ms) AS mean_ms, MIN(at_s) AS from_s, MAX(at_s) AS to_s
-    FROM v_latency_by_temp
-    WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0
-    GROUP BY board, model, variant, CAST(at_s / :bin AS INTEGER)
+      AND {value} IS NOT NULL
+    GROUP BY board, model, variant, {bin}
     ORDER BY board, model, variant, slot"""
+_BY_TEMP: Final = _BINNED.format(bin=_floor("(temp_c / :bin)"), value="temp_c")
+_BY_TIME: Final = _BINNED.format(bin=_floor("(at_s / :bin)"), value="at_s")
 
 _LAST: Final = """
     SELECT MAX(at_s) AS last_s FROM v_latency_by_temp

@@ -211,10 +211,11 @@ def _temperatures(
         yield f"From run `{_text(sustained.run.run_id)}` of `{_text(sustained.run.experiment)}`,"
         yield "in which inferences follow one another without a pause."
         yield ""
-    rows = [row for row in sustained.temperatures(_BIN_C) if row["from_c"] is not None]
+    rows = sustained.temperatures(_BIN_C)
     if rows:
-        shown = [(f"{row['from_c']} … {int(str(row['from_c'])) + _BIN_C}", row) for row in rows]
-        yield from _course("°C", shown)
+        ends_c = [(row["slot"] * _BIN_C, (row["slot"] + 1) * _BIN_C) for row in rows]
+        shown = [f"{low} … {high}" for low, high in ends_c]
+        yield from _course("°C", list(zip(shown, rows, strict=True)))
         return
     yield "No board of that run has a temperature sensor. The course over time is:"
     yield ""
