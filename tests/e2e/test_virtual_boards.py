@@ -78,6 +78,30 @@ def test_a_run_over_two_virtual_boards_is_stored_and_marked(
     assert capsys.readouterr().out.count("emulated") >= len(BOARDS)
 
 
+def test_the_main_job_on_virtual_boards(
+    lab: RealLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without further words the shipped experiment is built for both, measured and scored there."""
+    stored = str(tmp_path / "results.sqlite")
+    assert lab.cli("run", "--boards", ",".join(BOARDS), "--db", stored) == 0
+    table = capsys.readouterr().out
+    assert table.count("emulated") >= len(BOARDS)
+    with closing(sqlite3.connect(stored)) as database:
+        rows = database.execute(
+            "SELECT board, variant, map50, eval_images, n, rank FROM v_leaderboard"
+        ).fetchall()
+    variants = ["fp32", "int8_ptq", "int8_ptq_all", "ort_format"]
+    wanted = [(board, variant) for board in sorted(BOARDS) for variant in variants]
+    assert sorted(row[:2] for row in rows) == wanted
+    assert {row[3:] for row in rows} == {(4, 8, None)}
+    found = {row[:2]: row[2] for row in rows}
+    for board in BOARDS:
+        assert found[board, "fp32"] > 0.8
+        assert found[board, "ort_format"] == pytest.approx(found[board, "fp32"], abs=1e-3)
+        assert found[board, "int8_ptq"] == pytest.approx(found[board, "fp32"], abs=0.1)
+    assert found["pi3b-virtual", "fp32"] == pytest.approx(found["pi5-virtual", "fp32"], abs=1e-3)
+
+
 def test_each_board_is_what_its_name_says(lab: RealLab) -> None:
     """The fingerprints tell the cores apart: one has dot products, the other has none."""
     found = {}

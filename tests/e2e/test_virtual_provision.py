@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from support.onnxmodels import tiny_model
 from support.virtual import RealLab
 
 from orchestrator.boards.registry import make_board
@@ -55,9 +57,12 @@ def cut_power_once(lab: RealLab, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_bare_board_measures_after_provisioning(
-    bare: RealLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bare: RealLab,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No root, no internet, no pip, and a power cut: the agent answers from the locked packages."""
+    """No root, no internet, no pip, and a power cut: the locked packages measure, then are gone."""
     monkeypatch.chdir(bare.place.root)
     before = bare.said(BARE, "ls -A ~")
     starts = cut_power_once(bare, monkeypatch)
@@ -72,6 +77,13 @@ def test_a_bare_board_measures_after_provisioning(
     session.close()
     assert set(REQUIRED) <= set(found.packages)
     assert found.isa == "aarch64-dotprod"
+    model, stored = str(tiny_model(tmp_path / "tiny.onnx")), str(tmp_path / "results.sqlite")
+    assert bare.cli("run", "--boards", BARE, "--model", model, "--db", stored) == 0
+    capsys.readouterr()
+    assert bare.cli("boards", "check", BARE, "--json") in (0, 1)
+    (answer,) = json.loads(capsys.readouterr().out)["boards"]
+    told = {check["name"]: check["state"] for check in answer["checks"]}
+    assert (told["userland"], told["runtime"], told["emulated"]) == ("ok", "ok", "warn")
     assert bare.cli("boards", "remove", BARE, "--yes") == 0
     elsewhere = "ls -A /run/lock /tmp | grep orchestrator; ps -u pi -o args= | grep '[s]erve --'"
     assert bare.said(BARE, f"ls -A ~; {elsewhere}; true") == before
