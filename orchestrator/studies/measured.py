@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -104,6 +104,28 @@ class Measured:
             return None
         return _latency(a, verdict) if what == "latency" else _accuracy(accuracy, verdict)
 
+    def price(self, accuracy: AccuracyName, a: Line, b: Line, base: Line) -> Figure | None:
+        """Accuracy lost for each MB saved against `base`: that of `a` less that of `b`.
+
+        The interval is the widest that both of their intervals allow.
+        """
+        one, other = self._price(accuracy, a, base), self._price(accuracy, b, base)
+        if one is None or other is None:
+            return None
+        return Figure(one.value - other.value, one.low - other.high, one.high - other.low)
+
+    def _price(self, accuracy: AccuracyName, line: Line, base: Line) -> Figure | None:
+        gained = self.figure("accuracy", accuracy, line, base)
+        saved_mb = base.size_mb - line.size_mb
+        if gained is None or saved_mb <= 0:
+            return None
+        return Figure(-gained.value / saved_mb, -gained.high / saved_mb, -gained.low / saved_mb)
+
+    def cpu_model(self, board: str) -> str | None:
+        """What its processor calls itself."""
+        rows = self._store.rows(_CPU, run_id=self._run_id, board=board)
+        return rows[0]["cpu_model"] if rows else None
+
     def _verdict(self, a: Line, b: Line) -> Verdict | None:
         key = (a.row.board, a.label, b.label)
         if key not in self._verdicts:
@@ -133,6 +155,30 @@ class Measured:
         return float(row["last_s"] or 0.0)
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a page is made of.
+
+    `sustained` is the run that temperatures are taken from, `whole` the one at the full size of
+    the networks, where there are any.
+    """
+
+    run: Measured
+    study: Study | None
+    sustained: Measured | None
+    whole: Measured | None
+
+    @property
+    def of_whole(self) -> Material:
+        """The same for the run at full size."""
+        return self if self.whole is None else replace(self, run=self.whole)
+
+
+_CPU: Final = """
+    SELECT f.cpu_model FROM boards b
+    JOIN fingerprints f ON f.fingerprint_sha256 = b.fingerprint_sha256
+    WHERE b.run_id = :run_id AND b.name = :board ORDER BY b.board_no DESC"""
+
 _MANIFESTS: Final = """
     SELECT DISTINCT a.artifact_sha256, a.manifest_json FROM artifacts a
     JOIN trials t ON t.artifact_sha256 = a.artifact_sha256 WHERE t.run_id = :run_id"""
@@ -160,16 +206,23 @@ _LAST: Final = """
     WHERE run_id = :run_id AND scenario = 'sustained' AND phase = 2 AND emulated = 0"""
 
 
-def latest_run(store: Store, experiment: str) -> str | None:
-    """The newest run of an experiment that has a finished trial."""
-    rows = store.rows(_LATEST, experiment=experiment)
-    return rows[0]["run_id"] if rows else None
+def latest_run(store: Store, experiment: str, scale: str | None = None) -> str | None:
+    """The newest run of an experiment that has a finished trial; at a scale, where one is given."""
+    for row in store.rows(_LATEST, experiment=experiment):
+        if scale in (None, _scale(row["experiment_json"])):
+            return str(row["run_id"])
+    return None
+
+
+def _scale(experiment_json: str) -> str | None:
+    found: str | None = json.loads(experiment_json).get("experiment", {}).get("scale")
+    return found
 
 
 _LATEST: Final = """
-    SELECT r.run_id FROM runs r WHERE r.experiment = :experiment AND EXISTS (
+    SELECT r.run_id, r.experiment_json FROM runs r WHERE r.experiment = :experiment AND EXISTS (
       SELECT 1 FROM trials t WHERE t.run_id = r.run_id AND t.state = 'finished')
-    ORDER BY r.started_utc DESC LIMIT 1"""
+    ORDER BY r.started_utc DESC"""
 
 
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:
@@ -203,11 +256,10 @@ def _run(store: Store, run_id: str) -> Run:
     (blocks,) = store.rows(
         "SELECT COUNT(DISTINCT block) AS n FROM trials WHERE run_id = :run_id", run_id=run_id
     )
-    told = json.loads(row["experiment_json"])
     return Run(
         run_id=run_id,
         experiment=row["experiment"],
-        scale=told.get("experiment", {}).get("scale"),
+        scale=_scale(row["experiment_json"]),
         profile=row["profile"],
         started_utc=row["started_utc"],
         software_version=row["software_version"],

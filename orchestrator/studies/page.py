@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from orchestrator.studies.course import temperatures
 from orchestrator.studies.findings import Figure, judge
-from orchestrator.studies.measured import Line, Measured, labelled
-from orchestrator.studies.published import AccuracyName, Study
-from orchestrator.text import printable
+from orchestrator.studies.markdown import NONE, number, table, text
+from orchestrator.studies.measured import Line, Material, Measured, labelled
+from orchestrator.studies.published import AccuracyName, Finding, PublishedRow, Study
 
+_FORMS: Final = {"size": ".3f", "latency": ".3f", "accuracy": "+.4f", "price": "+.4f"}
+_WORDS: Final = {
+    "size": "size",
+    "latency": "latency",
+    "accuracy": "accuracy",
+    "price": "accuracy lost a MB saved",
+}
 _ACCURACY: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice"}
-_NONE: Final = "-"
-_MARKUP: Final = {char: f"\\{char}" for char in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;"}
-_BIN_C: Final = 2
-_SLOTS: Final = 5
-"""Equal parts of a sustained trial, where only time tells them apart."""
 
 
-def page(
-    measured: Measured,
-    study: Study | None,
-    sustained: Measured | None,
-    pictures: Mapping[str, str],
-) -> str:
-    """The whole report.
-
-    `sustained` is the run that temperatures are taken from, `pictures` are files of learning
-    curves by model.
-    """
+def page(material: Material, pictures: Mapping[str, str]) -> str:
+    """The whole report; `pictures` are files of learning curves by model."""
+    measured, study = material.run, material.study
     lines = [*_head(measured, study)]
     if study is not None:
         lines += ["", "## Published", "", study.setup.strip(), "", *_published(study)]
     for board in measured.boards:
-        lines += ["", f"## Measured on {_text(board)}", "", *_board(measured, study, board)]
-    lines += _temperatures(measured, study, sustained)
+        lines += ["", f"## Measured on {text(board)}", "", *_board(material, board)]
+    if study is not None and material.whole is not None:
+        lines += ["", "## Files of the whole network", "", *_whole(material.whole, study)]
+    lines += temperatures(measured, study, material.sustained)
     for model, file in pictures.items():
-        lines += ["", f"## How {_text(model)} learned", "", f"![Learning curves]({file})"]
+        lines += ["", f"## How {text(model)} learned", "", f"![Learning curves]({file})"]
     return "\n".join(lines) + "\n"
 
 
@@ -49,9 +46,9 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
         yield ""
     scale = f" at scale `{run.scale}`" if run.scale else ""
     yield (
-        f"Written by `orchestrator report` from run `{_text(run.run_id)}` of experiment "
-        f"`{_text(run.experiment)}`{scale}: {run.blocks} blocks, {run.started_utc[:10]}, version "
-        f"{_text(run.software_version)}."
+        f"Written by `orchestrator report` from run `{text(run.run_id)}` of experiment "
+        f"`{text(run.experiment)}`{scale}: {run.blocks} blocks, {run.started_utc[:10]}, version "
+        f"{text(run.software_version)}."
     )
     if run.scale == "smoke":
         yield ""
@@ -64,27 +61,28 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
 
 def _published(study: Study) -> Iterator[str]:
     name = _ACCURACY[study.accuracy]
-    yield from _table(
+    yield from table(
         ["row", "recipe", "parameters", "MB", name, "latency ms"],
         [
             [
                 row.label,
                 f"`{row.recipe}`",
-                _number(row.parameters, ",d"),
-                _number(row.size_mb, ".2f"),
-                _number(row.accuracy, ".4f"),
-                _number(row.latency_ms, ".1f"),
+                number(row.parameters, ",d"),
+                number(row.size_mb, ".2f"),
+                number(row.accuracy, ".4f"),
+                number(row.latency_ms, ".1f"),
             ]
             for row in study.rows
         ],
     )
 
 
-def _board(measured: Measured, study: Study | None, board: str) -> Iterator[str]:
+def _board(material: Material, board: str) -> Iterator[str]:
+    measured, study = material.run, material.study
     lines = [line for line in measured.lines if line.row.board == board]
     first = lines[0].row
-    kind = _text(first.board_model or "a machine without a device tree")
-    yield f"{kind}, {_text(first.isa)}, {first.threads} threads."
+    kind = first.board_model or measured.cpu_model(board) or "a machine without a device tree"
+    yield f"{text(kind)}, {text(first.isa)}, {first.threads} threads."
     if first.emulated:
         yield ""
         yield "**Emulated:** its times mean nothing and are left out."
@@ -94,25 +92,25 @@ def _board(measured: Measured, study: Study | None, board: str) -> Iterator[str]
         yield from ["", "### Against the published figures", ""]
         yield from _side_by_side(measured, study, board)
         yield from ["", "### Findings", ""]
-        yield from _findings(measured, study, board)
+        yield from _findings(material, study, board)
 
 
 def _figures(lines: Sequence[Line]) -> Iterator[str]:
     names = [name for name in _ACCURACY if any(getattr(one.row, name) is not None for one in lines)]
     several = len({one.row.model for one in lines}) > 1
-    yield from _table(
+    yield from table(
         ["variant", "runtime", "parameters", "MB", "p50 ms", "p90 ms", "ratio (95 %)"]
         + [_ACCURACY[name] for name in names]
         + ["max °C", "n"],
         [
             [
-                _text(one.label if several else one.row.variant),
-                _text(one.row.runtime),
-                _number(one.parameters, ",d"),
+                text(one.label if several else one.row.variant),
+                text(one.row.runtime),
+                number(one.parameters, ",d"),
                 f"{one.size_mb:.2f}",
                 *_times(one),
-                *(_number(getattr(one.row, name), ".4f") for name in names),
-                _number(one.row.temp_max_c, ".1f"),
+                *(number(getattr(one.row, name), ".4f") for name in names),
+                number(one.row.temp_max_c, ".1f"),
                 str(one.row.n),
             ]
             for one in lines
@@ -123,22 +121,18 @@ def _figures(lines: Sequence[Line]) -> Iterator[str]:
 def _times(line: Line) -> list[str]:
     row = line.row
     if row.emulated:
-        return [_NONE] * 3
+        return [NONE] * 3
     ratio = row.ratio
-    text = _NONE
+    text = NONE
     if ratio is not None and ratio.low is not None and ratio.high is not None:
         text = f"{ratio.value:.3f} ({ratio.low:.3f} … {ratio.high:.3f})"
-    return [_number(row.p50_ms, ".3f"), _number(row.p90_ms, ".3f"), text]
+    return [number(row.p50_ms, ".3f"), number(row.p90_ms, ".3f"), text]
 
 
 def _side_by_side(measured: Measured, study: Study, board: str) -> Iterator[str]:
     """Ratios to the baseline: published, and here with 95 % intervals."""
     base = measured.line(board, study.baseline)
-    of = next(
-        row
-        for row in study.rows
-        if (row.models, row.recipe) == (study.baseline.models, study.baseline.recipe)
-    )
+    of = _published_baseline(study)
     name = _ACCURACY[study.accuracy]
     rows = []
     for row in study.rows:
@@ -157,7 +151,7 @@ def _side_by_side(measured: Measured, study: Study, board: str) -> Iterator[str]
     yield f"Against `{study.baseline.recipe}` ({of.label}); intervals: blocks for latency, images,"
     yield f"paired, for {name}."
     yield ""
-    yield from _table(
+    yield from table(
         ["row", "size", "size here", "latency", "latency here", f"Δ {name}", f"Δ {name} here"], rows
     )
 
@@ -168,99 +162,83 @@ def _here(
     if a is None or b is None:
         return "not measured"
     figure = measured.figure(what, accuracy, a, b)  # type: ignore[arg-type] # one of What
-    return _NONE if figure is None else _shown(what, figure)
+    return NONE if figure is None else _shown(what, figure)
 
 
 def _shown(what: str, figure: Figure) -> str:
-    form = "+.4f" if what == "accuracy" else ".3f"
+    form = _FORMS[what]
     if figure.low == figure.high:
         return f"{figure.value:{form}}"
     return f"{figure.value:{form}} ({figure.low:{form}} … {figure.high:{form}})"
 
 
-def _findings(measured: Measured, study: Study, board: str) -> Iterator[str]:
+def _whole(whole: Measured, study: Study) -> Iterator[str]:
+    """Sizes of the network at its full width, which do not depend on its weights."""
+    board = whole.boards[0]
+    base = whole.line(board, study.baseline)
+    of = _published_baseline(study)
+    yield f"From run `{text(whole.run.run_id)}` at scale `{whole.run.scale}`: the network in its"
+    yield "full width with random weights, whose files are as large as those of a trained one."
+    yield ""
+    rows = []
+    for row in study.rows:
+        line = whole.line(board, row)
+        if line is None or base is None:
+            continue
+        here = line.row.size_bytes / base.row.size_bytes
+        published = None if row.size_mb is None or of.size_mb is None else row.size_mb / of.size_mb
+        rows.append(
+            [
+                row.label,
+                number(line.parameters, ",d"),
+                number(row.size_mb, ".2f"),
+                f"{line.size_mb:.2f}",
+                number(published, ".3f"),
+                f"{here:.3f}",
+                NONE if published is None else f"{here / published - 1:+.1%}",
+            ]
+        )
+    yield from table(
+        ["row", "parameters", "MB", "MB here", "ratio", "ratio here", "difference"], rows
+    )
+
+
+def _published_baseline(study: Study) -> PublishedRow:
+    wanted = (study.baseline.models, study.baseline.recipe)
+    return next(row for row in study.rows if (row.models, row.recipe) == wanted)
+
+
+def _findings(material: Material, study: Study, board: str) -> Iterator[str]:
     rows = []
     for finding in study.findings:
-        a = measured.line(board, study.row(finding.a))
-        b = measured.line(board, labelled(study, finding.b))
-        figure = None
-        if a is not None and b is not None:
-            figure = measured.figure(finding.what, study.accuracy, a, b)
-        shown = _NONE if figure is None else _shown(finding.what, figure)
-        rows.append([finding.text, f"{finding.what} {shown}", f"**{judge(finding, figure)}**"])
-    yield from _table(["published finding", "here", ""], rows)
+        figure, where = _evidence(material, study, board, finding), ""
+        if finding.what == "size" and material.whole is not None:
+            figure = _evidence(material.of_whole, study, material.whole.boards[0], finding)
+            where = " (whole network)"
+        shown = NONE if figure is None else _shown(finding.what, figure)
+        told = f"{_WORDS[finding.what]} {shown}{where}"
+        rows.append([finding.text, told, f"**{judge(finding, figure)}**"])
+    yield from table(["published finding", "here", ""], rows)
     yield ""
     yield "A finding repeats where the whole interval lies on its side, and is undecided where the"
     yield "interval holds both."
 
 
-def _temperatures(
-    measured: Measured, study: Study | None, sustained: Measured | None
-) -> Iterator[str]:
-    """Latency against temperature, where there is a run without pauses."""
-    if not measured.sustained and (study is None or study.sustained is None):
-        return
-    yield from ("", "## Latency against temperature", "")
-    if sustained is None:
-        yield (
-            f"Not measured yet: `orchestrator run {study.sustained if study else ''}` does, and "
-            "this page shows its latest run in the database."
-        )
-        return
-    if sustained is not measured:
-        yield f"From run `{_text(sustained.run.run_id)}` of `{_text(sustained.run.experiment)}`,"
-        yield "in which inferences follow one another without a pause."
-        yield ""
-    rows = sustained.temperatures(_BIN_C)
-    if rows:
-        ends_c = [(row["slot"] * _BIN_C, (row["slot"] + 1) * _BIN_C) for row in rows]
-        shown = [f"{low} … {high}" for low, high in ends_c]
-        yield from _course("°C", list(zip(shown, rows, strict=True)))
-        return
-    yield "No board of that run has a temperature sensor. The course over time is:"
-    yield ""
-    slot_s = sustained.longest_s() * (1 + 1e-6) / _SLOTS or 1.0  # the last is in the last part
-    yield from _course("part", [(str(row["slot"] + 1), row) for row in sustained.courses(slot_s)])
-
-
-def _course(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-    """Latency by whatever `name` is, with the time it was seen in."""
-    yield from _table(
-        ["board", "variant", name, "inferences", "mean ms", "from s", "to s"],
-        [
-            [
-                _text(str(row["board"])),
-                _text(f"{row['model']}/{row['variant']}"),
-                value,
-                str(row["n"]),
-                f"{row['mean_ms']:.3f}",
-                f"{row['from_s']:.0f}",
-                f"{row['to_s']:.0f}",
-            ]
-            for value, row in rows
-        ],
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'|'.join(['---'] + ['---:'] * (len(header) - 1))}|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+def _evidence(material: Material, study: Study, board: str, finding: Finding) -> Figure | None:
+    measured = material.run
+    a = measured.line(board, study.row(finding.a))
+    b = measured.line(board, labelled(study, finding.b))
+    if a is None or b is None:
+        return None
+    if finding.what == "price":
+        base = measured.line(board, study.baseline)
+        return None if base is None else measured.price(study.accuracy, a, b, base)
+    return measured.figure(finding.what, study.accuracy, a, b)
 
 
 def _over(value: float | None, of: float | None) -> str:
-    return _NONE if value is None or of is None else f"{value / of:.3f}"
+    return NONE if value is None or of is None else f"{value / of:.3f}"
 
 
 def _less(value: float | None, of: float | None) -> str:
-    return _NONE if value is None or of is None else f"{value - of:+.4f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return _NONE if value is None else f"{value:{form}}"
-
-
-def _text(text: str) -> str:
-    """Text of a board or file that cannot break the table or become a link or a tag."""
-    return "".join(_MARKUP.get(char, char) for char in printable(text))
+    return NONE if value is None or of is None else f"{value - of:+.4f}"

@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 AccuracyName = Literal["map50", "map50_95", "dice"]
-What = Literal["size", "latency", "accuracy"]
+What = Literal["size", "latency", "accuracy", "price"]
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,7 +40,8 @@ class PublishedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A published claim, as a range that a figure of row `a` against row `b` has to lie in.
 
-    Size and latency are ratios a / b, accuracy the difference a - b. `b` None is the baseline.
+    Size and latency are ratios a / b, accuracy the difference a - b, price the difference of the
+    accuracy that each loses for a MB saved. `b` None is the baseline.
     """
 
     text: str
@@ -54,7 +55,8 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One published piece of work.
 
-    `sustained` is the experiment that measures its networks without a pause, where there is one.
+    `sustained` is the experiment that measures its networks without a pause, `whole` the scale at
+    which they have their full size though no training, where there are such.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: tuple[PublishedRow, ...]
     findings: tuple[Finding, ...]
     sustained: str | None = None
+    whole: str | None = None
 
     def row(self, label: str) -> PublishedRow:
         """The row of a label; raises KeyError."""

@@ -9,7 +9,7 @@ from typing import Final
 from orchestrator.curves import draw_curves
 from orchestrator.errors import ExperimentError
 from orchestrator.past import request_of
-from orchestrator.studies.measured import Measured, curves, latest_run
+from orchestrator.studies.measured import Material, Measured, curves, latest_run
 from orchestrator.studies.page import page
 from orchestrator.studies.published import Study, studies
 from results.queries import BASELINE
@@ -20,7 +20,7 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 def text(store: Store, run_id: str) -> str:
     """The report without pictures; raises UnknownRun."""
-    return page(*_load(store, run_id), {})
+    return page(_load(store, run_id), {})
 
 
 def write(store: Store, run_id: str, out: Path) -> list[Path]:
@@ -28,27 +28,35 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
 
     Returns the files; raises UnknownRun, OSError.
     """
-    measured, study, sustained = _load(store, run_id)
+    material = _load(store, run_id)
     pictures: dict[str, str] = {}
-    for model, points in curves(measured.lines).items():
+    for model, points in curves(material.run.lines).items():
         name = f"{out.stem}-{_UNSAFE.sub('-', model)}.svg"
         try:
             draw_curves(out.with_name(name), points, model)
         except ImportError:
             break
         pictures[model] = name
-    out.write_text(page(measured, study, sustained, pictures), encoding="utf-8")
+    out.write_text(page(material, pictures), encoding="utf-8")
     return [out, *(out.with_name(name) for name in pictures.values())]
 
 
-def _load(store: Store, run_id: str) -> tuple[Measured, Study | None, Measured | None]:
-    """A run, the study that it repeats, and the run without pauses that belongs to it."""
+def _load(store: Store, run_id: str) -> Material:
+    """A run, the study that it repeats, and the newest runs that belong on the same page."""
     measured = _measured(store, run_id)
-    study = _study(measured.run.experiment)
-    if measured.sustained:
-        return measured, study, measured
-    other = latest_run(store, study.sustained) if study and study.sustained else None
-    return measured, study, None if other is None else _measured(store, other)
+    experiment, study = measured.run.experiment, _study(measured.run.experiment)
+    sustained = measured if measured.sustained else None
+    whole = None
+    if study is not None and study.sustained is not None and sustained is None:
+        sustained = _newest(store, study.sustained)
+    if study is not None and study.whole not in (None, measured.run.scale):
+        whole = _newest(store, experiment, study.whole)
+    return Material(measured, study, sustained, whole)
+
+
+def _newest(store: Store, experiment: str, scale: str | None = None) -> Measured | None:
+    run_id = latest_run(store, experiment, scale)
+    return None if run_id is None else _measured(store, run_id)
 
 
 def _measured(store: Store, run_id: str) -> Measured:

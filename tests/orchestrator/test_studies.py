@@ -13,9 +13,11 @@ from orchestrator import experimentfile
 from orchestrator.cli import main
 from orchestrator.studies import writing
 from orchestrator.studies.findings import Figure, judge
+from orchestrator.studies.measured import Line
 from orchestrator.studies.published import Finding, PublishedRow, Study, Variant, studies
 
 TINY = ("tinydet",)
+SIZES_MB = {"fp32": 4.0, "int8_ptq": 1.0}
 STUDY = Study(
     title="A study",
     source="somebody",
@@ -70,6 +72,46 @@ def test_findings_are_judged(database: Path, capsys: pytest.CaptureFixture[str])
     assert re.search(r"QAT is better .*\*\*not measured\*\*", local)
 
 
+def test_size_is_judged_on_the_whole_network(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of the newest run at full size are shown and judged, not those of the twin."""
+    smaller = Finding("INT8 is a half", "size", "PTQ", low=0.45, high=0.55)
+    study = msgspec.structs.replace(STUDY, whole="untrained", findings=(smaller,))
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    before = report(database, capsys, stored.FIRST)
+    assert "INT8 is a half | size 1.000 | **does not repeat**" in before
+    assert "whole network" not in before
+    added = stored.add_run(database, "demo", "pi5", scale="untrained")
+    page = report(database, capsys, stored.FIRST)
+    assert page.count("INT8 is a half | size 1.000 (whole network) |") == 2
+    assert f"From run `{added}` at scale `untrained`" in page
+    assert "| PTQ | - | 1.00 | 2.00 | 0.250 | 1.000 | +300.0% |" in page
+    assert "whole network" not in report(database, capsys, added)
+
+
+def test_what_a_saved_megabyte_costs(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Accuracy lost for each MB saved is compared, with all that both intervals allow."""
+    costs = Finding("QAT costs less a MB", "price", "QAT", "PTQ", high=0.0)
+    rows = (*STUDY.rows[:2], PublishedRow("QAT", TINY, "int8_ptq"))
+    study = msgspec.structs.replace(STUDY, rows=rows, findings=(costs,))
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    monkeypatch.setattr(Line, "size_mb", property(lambda line: SIZES_MB[line.row.recipe]))
+    page = report(database, capsys, stored.FIRST)
+    told = re.search(r"accuracy lost a MB saved \+0\.0000 \((\S+) … (\S+)\)", page)
+    assert told is not None
+    low, high = map(float, told.groups())
+    assert low == -high < -0.01  # 0.4 lost, give or take, by 3 MB
+    assert "**undecided**" in page
+
+
+def test_the_processor_is_named(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine that is no known board is told by its processor."""
+    assert "\ncpu, x86_64-vnni, 2 threads." in report(database, capsys, stored.FIRST)
+
+
 def test_a_report_is_a_file_too(database: Path, tmp_path: Path) -> None:
     """--out writes the same page into a file."""
     out = tmp_path / "page.md"
@@ -96,12 +138,12 @@ def test_a_study_shows_latency_against_temperature(
     monkeypatch.setattr(writing, "_study", lambda _name: study)
     before = report(database, capsys, stored.FIRST)
     assert "`orchestrator run pauseless` does" in before
-    stored.add_sustained(database, "pi5", "local")
+    added = stored.add_run(database, "pauseless", "pi5", "local", scenario="sustained")
     page = report(database, capsys, stored.FIRST).split("## Latency against temperature")[1]
-    assert f"From run `{stored.SUSTAINED}` of `pauseless`" in page
+    assert f"From run `{added}` of `pauseless`" in page
     assert re.search(r"pi5 \| tinydet/fp32 \| 50 … 52 \| 700 \| 100\.00\d", page)
     assert "local" not in page  # it has no sensor
-    assert report(database, capsys, stored.SUSTAINED).count("50 … 52") == 2
+    assert report(database, capsys, added).count("50 … 52") == 2
 
 
 def test_without_a_sensor_a_study_shows_the_course_over_time(
@@ -110,7 +152,7 @@ def test_without_a_sensor_a_study_shows_the_course_over_time(
     """No temperature is made up: latency is told by fifths of the time, and said to be that."""
     study = msgspec.structs.replace(STUDY, sustained="pauseless")
     monkeypatch.setattr(writing, "_study", lambda _name: study)
-    stored.add_sustained(database, "local")
+    stored.add_run(database, "pauseless", "local", scenario="sustained")
     page = report(database, capsys, stored.FIRST).split("## Latency against temperature")[1]
     assert "No board of that run has a temperature sensor" in page
     counts = re.findall(r"local \| tinydet/fp32 \| (\d) \| (\d+) \| 10\.00\d", page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from array import array
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from results.store import Store
 
 FIRST = "20260101-100000-aaaaaa"
 LATEST = "20260102-100000-bbbbbb"
-SUSTAINED = "20260103-100000-cccccc"
+THIRD = "20260103-100000-cccccc"
 SAMPLES = 700
 BLOCKS = 3
 _START = datetime(2026, 1, 1, 10, 0, tzinfo=UTC)
@@ -56,18 +57,26 @@ def fill(path: Path, evaluate: Evaluate | None = None) -> Path:
     return path
 
 
-def add_sustained(path: Path, *boards: str) -> None:
-    """A later run of the experiment `pauseless`, the trials of which are without a pause."""
+def add_run(
+    path: Path,
+    experiment: str,
+    *boards: str,
+    scenario: wire.ScenarioName = "single_stream",
+    scale: str | None = None,
+) -> str:
+    """A third, later run of a block of another experiment, or of another scale; its id."""
+    told = json.dumps({"experiment": {"scale": scale}})
     with Store.open(path, create=False) as store:
         start = _START + timedelta(days=2)
-        run = RunRecord(SUSTAINED, start, "pauseless", "{}", "demo", 7, {"cpu_count": 2}, "0.1.0")
+        run = RunRecord(THIRD, start, experiment, told, "demo", 7, {"cpu_count": 2}, "0.1.0")
         store.record_run(run)
         for board in boards:
-            store.record_board(SUSTAINED, _board(board, start))
+            store.record_board(THIRD, _board(board, start))
             for order, variant in enumerate(MAP50):
-                trial = _trial(SUSTAINED, board, 0, order, variant, fails=False)
-                store.record_trial(dataclasses.replace(trial, scenario="sustained"))
-        store.finish_run(SUSTAINED, "finished", start + timedelta(minutes=2))
+                trial = _trial(THIRD, board, 0, order, variant, fails=False)
+                store.record_trial(dataclasses.replace(trial, scenario=scenario))
+        store.finish_run(THIRD, "finished", start + timedelta(minutes=2))
+    return THIRD
 
 
 def _record(
