@@ -89,9 +89,13 @@ def resolve(
             "ultralytics .yaml files, `weights` for those networks"
         )
     else:
+        if options:
+            ultra_yaml.refuse_bad(options)
+            imgsz = imgsz or ultra_yaml.input_size(options, DEFAULT_IMGSZ_PX)
         spec = _from_file(reference, given, imgsz, base_dir)
         if options:
-            spec = _with_options(spec, dict(options))
+            source = dataclasses.replace(spec.source, options=dict(options))
+            spec = dataclasses.replace(spec, source=source)
     if need_extra:
         require_extra(spec)
     trains = any(step.name in _TRAINING for step in steps)
@@ -133,12 +137,6 @@ def _from_family(
         trained=weights is not None,
         note=None if weights else "untrained: random weights, so accuracy is not given",
     )
-
-
-def _with_options(spec: ModelSpec, options: dict[str, Any]) -> ModelSpec:
-    """An ultralytics yaml with changes; raises ModelNotFound naming a bad one."""
-    ultra_yaml.refuse_bad(options)
-    return dataclasses.replace(spec, source=dataclasses.replace(spec.source, options=options))
 
 
 def _from_file(

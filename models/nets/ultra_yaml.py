@@ -14,8 +14,14 @@ from typing import Any, Final
 
 from models.errors import ModelNotFound
 
-OPTIONS: Final = ("num_classes", "depth", "width", "max_channels")
-"""What a model entry of an experiment may set for a yaml; each replaces the yaml's own value."""
+OPTIONS: Final = ("num_classes", "depth", "width", "max_channels", "compound")
+"""What a model entry of an experiment may set for a yaml; each replaces the yaml's own value, but
+`compound`, which multiplies depth, width and input size at once."""
+COMPOUND: Final = {"depth": 1.2, "width": 1.1, "imgsz": 1.15}
+"""Tan and Le, 'EfficientNet' (arXiv 1905.11946, section 3.3): each to the power of `compound`, so
+that the arithmetic about doubles with each step."""
+_STRIDE: Final = 32
+"""Pixels: detectors take multiples of it."""
 
 _UNCAPPED: Final = 1 << 20
 _DIVISOR: Final = 8
@@ -39,19 +45,27 @@ def scaled(yaml: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any
     result = described(yaml)
     if "num_classes" in options:
         result["nc"] = int(options["num_classes"])
-    wanted = {key: options[key] for key in ("depth", "width", "max_channels") if key in options}
-    if not wanted:
+    if not set(options) - {"num_classes"}:
         return result
-    depth, width, cap = _scale(result)
-    depth, cap = wanted.get("depth", depth), wanted.get("max_channels", cap)
-    inner_width = wanted.get("width", width) / width  # inner widths are already those of `width`
+    own_depth, own_width, own_cap = _scale(result)
+    power = options.get("compound", 0)
+    depth = options.get("depth", own_depth) * COMPOUND["depth"] ** power
+    width = options.get("width", own_width) * COMPOUND["width"] ** power
+    cap = options.get("max_channels", own_cap)
+    inner_width = width / own_width  # inner widths are already those of the yaml's own
     letter = result.get("scale") or "custom"
-    result["scale"], result["scales"] = letter, {letter: [depth, wanted.get("width", width), cap]}
+    result["scale"], result["scales"] = letter, {letter: [depth, width, cap]}
     for layers in (result["backbone"], result["head"]):
         for _from, _repeats, block, arguments in layers:
             for position in _INNER.get(block, ()):
                 arguments[position] = _width(arguments[position], inner_width, cap)
     return result
+
+
+def input_size(options: Mapping[str, Any], imgsz_px: int) -> int:
+    """The input size that belongs to `options`, of a network that has `imgsz_px` without them."""
+    grown = imgsz_px * COMPOUND["imgsz"] ** options.get("compound", 0)
+    return imgsz_px if "compound" not in options else round(grown / _STRIDE) * _STRIDE
 
 
 def section_layers(yaml: Mapping[str, Any]) -> dict[str, range]:

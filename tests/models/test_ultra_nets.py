@@ -17,7 +17,7 @@ from models import recipes, zoo
 from models.build import VariantRequest, build
 from models.chain import links
 from models.errors import BuildFailed, ModelNotFound
-from models.nets.ultra_yaml import described, scaled, section_layers
+from models.nets.ultra_yaml import described, input_size, scaled, section_layers
 from models.steps.graph import decode_nodes
 from models.steps.isa import host_isa
 from models.store import Artifact, ArtifactStore
@@ -58,6 +58,19 @@ def test_options_replace_the_yaml_s_own_scale() -> None:
     assert found["nc"] == 6
     assert scaled(YOLO, {"depth": 1.0})["scales"] == {"m": [1.0, 0.75, 768]}
     assert YOLO["scales"]["m"] == [0.67, 0.75, 768]
+
+
+def test_compound_scaling_grows_depth_width_and_resolution_at_once() -> None:
+    """EfficientNet's three bases to one power; what else is said is scaled with it."""
+    assert scaled(YOLO, {"compound": 2})["scales"]["m"] == pytest.approx([0.9648, 0.9075, 768])
+    both = scaled(YOLO, {"compound": 1, "width": 0.5})["scales"]["m"]
+    assert both == pytest.approx([0.804, 0.55, 768])
+    assert [input_size({"compound": power}, 160) for power in (0.5, 1, 2)] == [160, 192, 224]
+    assert input_size({"width": 0.5}, 160) == 160
+    grown = zoo.resolve("yolov8n.yaml", options={"compound": 1}, need_extra=False)
+    assert grown.source.imgsz_px == 736
+    own = zoo.resolve("yolov8n.yaml", options={"compound": 1}, imgsz=320, need_extra=False)
+    assert own.source.imgsz_px == 320
 
 
 def test_a_cap_reaches_the_widths_inside_a_block() -> None:
