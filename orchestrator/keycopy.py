@@ -6,14 +6,15 @@ with the recorded one.
 
 from __future__ import annotations
 
+import os
 import subprocess
-from pathlib import Path
 from typing import Final
 
 import paramiko
 
 from orchestrator.boards.remote import open_remote
 from orchestrator.boards.shell import Shell, run_script
+from orchestrator.boards.sshagent import agent_socket, public_file
 from orchestrator.boards.sshcommand import SshTarget, effective, explain
 from orchestrator.errors import BoardFailure, BoardUnreachable, TransferFailed
 
@@ -58,11 +59,12 @@ def public_key(target: SshTarget) -> str:
 
     Raises BoardFailure with the command that makes one.
     """
-    for value in (effective(target) or {}).get("identityfile", ()):
-        path = Path(f"{value}.pub").expanduser()
+    settings = effective(target) or {}
+    for value in settings.get("identityfile", ()):
+        path = public_file(value)
         if path.is_file():
             return path.read_text().strip()
-    held = _output(["ssh-add", "-L"]).splitlines()
+    held = _held(agent_socket(settings)).splitlines()
     if held and held[0].startswith(("ssh-", "ecdsa-", "sk-")):
         return held[0].strip()
     raise BoardFailure(
@@ -71,10 +73,14 @@ def public_key(target: SshTarget) -> str:
     )
 
 
-def _output(argv: list[str]) -> str:
+def _held(agent: str | None) -> str:
+    """The public keys that an agent holds, a line each; '' where none answers."""
+    if agent is None:
+        return ""
     try:
         return subprocess.run(
-            argv, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            ["ssh-add", "-L"], capture_output=True, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, env={**os.environ, "SSH_AUTH_SOCK": agent},
             timeout=_TIMEOUT_S, check=False,
         ).stdout  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):

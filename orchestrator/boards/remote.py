@@ -21,6 +21,7 @@ import paramiko
 
 from orchestrator.boards.link import LastWords, end_process
 from orchestrator.boards.shell import COMMAND_TIMEOUT_S, CommandResult, run_script
+from orchestrator.boards.sshagent import Agent, Settings, only_named
 from orchestrator.boards.sshcommand import (
     CONNECT_TIMEOUT_S,
     SshTarget,
@@ -43,7 +44,9 @@ OUTPUT_LIMIT_BYTES = 1 << 20
 """A command that says more is given up: what is expected fits many times."""
 _READ_BYTES = 1 << 16
 _SETTINGS = ("hostname", "user", "port", "proxyjump", "proxycommand")
-"""What is taken from the user's ssh configuration, beside the keys."""
+"""What is taken from the user's ssh configuration, beside the keys (see `sshagent`)."""
+_NO_KEY_FITS = ("No authentication methods available", "private key file")
+"""What paramiko says where it finds no key, or where the last that it tried is unreadable."""
 _POLL_S = 0.005
 
 
@@ -160,7 +163,8 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
 
     With a password nothing else is tried; it is offered only after the host key was verified.
     """
-    config = _config(target, with_keys=password is None)
+    settings = effective(target)
+    config = _config(target, settings, with_keys=password is None)
     connection = fabric.Connection(
         target.address,
         user=target.user,
@@ -172,7 +176,7 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
             "banner_timeout": CHANNEL_TIMEOUT_S,
             "auth_timeout": CHANNEL_TIMEOUT_S,
             "channel_timeout": CHANNEL_TIMEOUT_S,
-            **_login(password),
+            **_login(password, settings or {}),
         },
     )
     client: paramiko.SSHClient = connection.client
@@ -182,30 +186,48 @@ def open_remote(target: SshTarget, password: str | None = None) -> Iterator[Remo
         way = _way(target, connection)
         if way is not None:
             connection.connect_kwargs["sock"] = stack.enter_context(_led_through(way, target))
+        stack.callback(client.close)  # fabric's own leaves one open that was refused
         stack.callback(connection.close)
-        with _translated(target):
+        with _translated(target, _not_offered(settings or {})):
+            if password is None and settings is not None:
+                agent = Agent(settings)
+                stack.callback(agent.close)
+                client._agent = agent  # noqa: SLF001 - paramiko has no other way to name an agent
             connection.open()
         yield Remote(connection, target)
 
 
-def _config(target: SshTarget, *, with_keys: bool) -> fabric.Config:
+def _config(target: SshTarget, settings: Settings | None, *, with_keys: bool) -> fabric.Config:
     """The user's ssh configuration as OpenSSH itself reads it; paramiko ignores Include."""
-    settings = effective(target)
     if settings is None:
         path = None if target.ssh_config is None else str(target.ssh_config)
         return fabric.Config(runtime_ssh_path=path)
     lines = [f"{key} {settings[key][0]}" for key in _SETTINGS if key in settings]
-    keys = settings.get("identityfile", ()) if with_keys else ()
-    lines += [f"identityfile {key}" for key in keys if Path(key).expanduser().is_file()]
+    keys = [key for key in settings.get("identityfile", ()) if not key.endswith(".pub")]
+    if with_keys:
+        lines += [f"identityfile {key}" for key in keys if Path(key).expanduser().is_file()]
     text = "\n".join(["Host *", *lines])
     return fabric.Config(ssh_config=paramiko.SSHConfig.from_text(text))
 
 
-def _login(password: str | None) -> dict[str, Any]:
+def _login(password: str | None, settings: Settings) -> dict[str, Any]:
     """What paramiko is told about logging in; without a password, all of its own ways with keys."""
     if password is None:
-        return {}
+        return {"look_for_keys": False} if only_named(settings) else {}
     return {"password": password, "allow_agent": False, "look_for_keys": False}
+
+
+def _not_offered(settings: Settings) -> str:
+    """What to know when a login is refused: which certificates paramiko does not find; or ''."""
+    beside = {f"{key}-cert.pub" for key in settings.get("identityfile", ())}
+    apart = [path for path in settings.get("certificatefile", ()) if path not in beside]
+    if not apart:
+        return ""
+    return (
+        f"; `CertificateFile {apart[0]}` was not offered, since provisioning takes a certificate "
+        f"only from beside its key, under the key's name with -cert.pub: copy it there, or hold "
+        f"both in ssh-agent (`ssh-add`)"
+    )
 
 
 def _way(target: SshTarget, connection: fabric.Connection) -> list[str] | None:
@@ -270,16 +292,19 @@ def _load_keys(
 
 
 @contextmanager
-def _translated(target: SshTarget) -> Iterator[None]:
+def _translated(target: SshTarget, at_login: str = "") -> Iterator[None]:
     """Turn fabric's, paramiko's and the socket's errors into ours, once, here."""
+    refused = f"permission denied{at_login}"
     try:
         yield
     except paramiko.BadHostKeyException as exc:
         changed = "identification has changed; host key verification failed"
         raise explain(changed, target) or HostKeyRejected(str(exc)) from exc
     except paramiko.AuthenticationException as exc:
-        raise explain("permission denied", target) or BoardUnreachable(str(exc)) from exc
+        raise explain(refused, target) or BoardUnreachable(str(exc)) from exc
     except paramiko.SSHException as exc:
+        if any(sign in str(exc) for sign in _NO_KEY_FITS):
+            raise explain(refused, target) or BoardUnreachable(str(exc)) from exc
         if "known_hosts" in str(exc):
             raise explain("host key verification failed", target) or HostKeyRejected("") from exc
         raise BoardUnreachable(f"{target.name}: ssh failed: {exc}") from exc

@@ -112,7 +112,8 @@ _UNREACHABLE = (
     (
         "permission denied",
         "the login was refused; check `user:`, and put your key there with "
-        "`orchestrator boards trust {name} --copy-key`",
+        "`orchestrator boards trust {name} --copy-key`; a key with a passphrase works once "
+        "ssh-agent holds it (`ssh-add`)",
     ),
     ("too many authentication failures", "too many keys were offered; name one in ~/.ssh/config"),
     ("connection closed", "the board closed the connection; look at its sshd log"),
