@@ -29,7 +29,10 @@ class Sshd:
     host_key: Path
     ssh_config: Path
     login: Path
-    """The home directory of whoever logs in: an empty one, without this account's .bashrc."""
+    """The home directory of whoever logs in: an empty one, without this account's .bashrc.
+
+    Programs in its `bin` are found before all others.
+    """
 
     def known_hosts_line(self, name: str) -> str:
         kind, key, *_ = self.host_key.with_suffix(".pub").read_text().split()
@@ -66,7 +69,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
         f"KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPidFile none\n"
         f"PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
         f"MaxStartups 50:30:100\nPrintMotd no\n"
-        f"SetEnv HOME={login} PATH={sys.base_prefix}/bin:/usr/bin:/bin\n"
+        f"SetEnv HOME={login} PATH={login}/bin:{sys.base_prefix}/bin:/usr/bin:/bin\n"
     )
     ssh_config = folder / "ssh_config"
     ssh_config.write_text(
