@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import secrets
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from packaging.utils import parse_wheel_filename
 from support.boards import agent_options, ended, ssh_target
-from support.fakewheels import make_wheels
+from support.fakewheels import make_wheel, make_wheels
 from support.sshd import Sshd
 
 from agent import wire
@@ -31,6 +35,7 @@ pytestmark = pytest.mark.ssh
 
 PINS = shipped_pins()
 BULK_BYTES = 3 << 20
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass
@@ -120,6 +125,56 @@ def dialled(bench: Bench, words: str) -> dict[str, object]:
         report = probe_report(remote.run(command).stdout)
     assert report is not None
     return report
+
+
+def python313() -> Path:
+    """A real Python 3.13, which Raspberry Pi OS trixie has."""
+    found = subprocess.run(
+        [REPOSITORY / ".ci" / "python313"], capture_output=True, text=True, timeout=60, check=False
+    )
+    if found.returncode != 0:
+        pytest.skip(found.stderr.strip())
+    return Path(found.stdout.strip())
+
+
+@pytest.fixture
+def with_python313(sshd: Sshd) -> Iterator[Path]:
+    """The board's `python3` is a Python 3.13."""
+    python = python313()
+    own = sshd.login / "bin"
+    own.mkdir()
+    (own / "python3").symlink_to(python)
+    yield python
+    shutil.rmtree(own)
+
+
+def test_a_board_with_python_313(bench: Bench, with_python313: Path) -> None:
+    """A board with Python 3.13 gets wheels for that, and its agent runs under it."""
+    folder = bench.folder / "wheels"
+    pins = [pin for pin in PINS if pin.name != "numpy"]
+    (numpy,) = set(PINS) - set(pins)
+    make_wheels(folder, pins)
+    for version in ("311", "313"):
+        source = f"import sys\nassert sys.version_info[:2] == (3, {version[1:]})\n"
+        tag = f"cp{version}-cp{version}-manylinux2014_{platform.machine()}"
+        make_wheel(folder, numpy, tag, source=source)
+    kept = bench.folder / "kept"
+    bench.larders = {"one": Larder(kept, PINS, offline=folder)}
+    with open_remote(bench.target) as remote:
+        found = survey.ask(remote, "loop", str(bench.home))
+    target, python = survey.target_of(found, "loop")
+    assert (target.python, python.version[:2]) == ((3, 13), (3, 13))
+    assert python.path == str(with_python313.resolve())
+    assert bench.run().error is None
+    wheels = [parse_wheel_filename(path.name) for path in kept.glob("*/*.whl")]
+    assert {tag.interpreter for *_, tags in wheels for tag in tags} == {"cp313", "py3"}
+    assert len(wheels) == len(PINS)
+    report = dialled(bench, "probe")
+    assert report["missing"] == {}
+    assert str(report["python"]).startswith("3.13.")
+    assert report["executable"] == f"{bench.home}/env/{bench.current()}/bin/python3"
+    assert bench.run().error is None
+    assert bench.has("nothing was moved")
 
 
 def test_dialling_without_provisioning(bench: Bench) -> None:
