@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
-from support.runs import CLOCK, RUN_ID, assignment, fake_board, model_file, of_kind, run
+from support.leftovers import open_files
+from support.onnxmodels import as_file, tiny_model
+from support.runs import CLOCK, RUN_ID, SCENARIO, assignment, fake_board, model_file, of_kind, run
 
 from agent import wire
 from orchestrator.boards.fake import FakeTrial
+from orchestrator.boards.local import LocalBoard
+from orchestrator.clock import SystemClock
 from orchestrator.errors import (
     AgentDied,
     BoardUnreachable,
@@ -334,11 +341,48 @@ def test_a_corrupt_part_is_not_stored(tmp_path: Path) -> None:
 
 
 def test_many_boards(tmp_path: Path) -> None:
-    """Two hundred boards in one run all finish, and leave no thread behind."""
+    """Two hundred boards in one run all finish, and leave no thread and no open file behind."""
     file, before = model_file(tmp_path), threading.active_count()
+    files = open_files()
     boards = [fake_board(f"b{i}") for i in range(200)]
     ending, events = run(boards, {b.name: assignment(b.name, [("fp32", file)]) for b in boards})
     assert dict(ending.failed) == {}
     assert ended_states(events) == ["finished"] * 200
     assert threading.active_count() <= before + 2
+    assert open_files() <= files
     assert RUN_ID not in {b.agent.lease_holder for b in boards}
+
+
+@pytest.mark.slow
+def test_many_agents(tmp_path: Path) -> None:
+    """Eight real agents in one run all finish, and no thread, file or process stays behind."""
+    file = as_file(tiny_model(tmp_path / "tiny.onnx"))
+    brief = msgspec.structs.replace(SCENARIO, min_samples=16, min_duration_ns=0)
+    boards = []
+    for i in range(8):
+        home = tmp_path / f"agent{i}"
+        options = ("--idle-s", "5", "--lock", f"{home}.lock")
+        boards.append(LocalBoard(f"l{i}", home=home, python=sys.executable, extra=options))
+    todo = {b.name: assignment(b.name, [("fp32", file)], brief) for b in boards}
+    threads, files = threading.active_count(), open_files()
+    children = set(psutil.Process().children(recursive=True))
+    ending, events = run(boards, todo, clock=SystemClock())
+    assert dict(ending.failed) == {}
+    assert ended_states(events) == ["finished"] * 8
+    assert threading.active_count() <= threads
+    assert open_files() <= files
+    assert set(psutil.Process().children(recursive=True)) <= children
+    deadline = time.monotonic() + 40
+    while (left := agents_of(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+
+
+def agents_of(folder: Path) -> list[int]:
+    """Processes whose command names this folder; agents stop when they were idle for a while."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()):
+                found.append(process.pid)
+    return found

@@ -11,6 +11,7 @@ from support.onnxmodels import as_file
 from agent import wire
 from orchestrator.boards.base import Board
 from orchestrator.boards.fake import FakeAgent, FakeBoard
+from orchestrator.clock import Clock
 from orchestrator.conduct import Ending, conduct
 from orchestrator.events import BoardConnected, Event
 from orchestrator.execute import PATIENCE, Assignment, Patience, Work
@@ -96,6 +97,7 @@ def run(
     stop_patience_s: float = 20.0,
     patience: Patience = PATIENCE,
     stored: frozenset[str] = frozenset(),
+    clock: Clock = CLOCK,
 ) -> tuple[Ending, list[Event]]:
     """Conduct boards to their end and return every event that was heard."""
     events: list[Event] = []
@@ -110,7 +112,7 @@ def run(
 
     ending = conduct(
         boards, run_id=RUN_ID, holder="tester", host="host",
-        prepare=prepare, listen=hear, clock=CLOCK,
+        prepare=prepare, listen=hear, clock=clock,
         stop_patience_s=stop_patience_s, patience=patience, stored=stored,
     )  # fmt: skip
     return ending, events
