@@ -143,6 +143,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/store_samples.py
 	$(BIN)/python benchmarks/cli_startup.py
 	$(BIN)/python benchmarks/push_vs_scp.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
