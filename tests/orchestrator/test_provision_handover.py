@@ -21,7 +21,7 @@ from orchestrator.provision.install import Wish, bring
 from orchestrator.provision.larder import Larder
 from orchestrator.provision.lock import shipped_pins
 
-pytestmark = pytest.mark.ssh
+pytestmark = [pytest.mark.ssh, pytest.mark.slow]
 
 PINS = shipped_pins()
 SYSTEMCTL = """#!/bin/sh
@@ -122,10 +122,9 @@ def test_a_lingering_account(board: Served) -> None:
     """Where linger is on, it is not spoken of."""
     board.bring(linger=True)
     assert board.has("the agent runs as the user unit")
-    assert not board.has("linger")
+    assert not board.has("enable-linger")
 
 
-@pytest.mark.slow
 def test_a_new_version_restarts_the_unit(board: Served) -> None:
     """A later call without --service keeps the unit: it is restarted with the new version."""
     board.bring()
@@ -138,7 +137,6 @@ def test_a_new_version_restarts_the_unit(board: Served) -> None:
     assert board.calls() == board.started
 
 
-@pytest.mark.slow
 def test_a_unit_that_stopped_is_started(board: Served) -> None:
     """A unit that does not run any more is started again, though nothing has to be moved."""
     board.bring()
@@ -160,7 +158,6 @@ def test_without_a_user_manager(board: Served) -> None:
     assert board.calls() == []
 
 
-@pytest.mark.slow
 def test_the_whole_command(
     board: Served,
     sshd: Sshd,

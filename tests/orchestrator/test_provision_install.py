@@ -148,6 +148,7 @@ def with_python313(sshd: Sshd) -> Iterator[Path]:
     shutil.rmtree(own)
 
 
+@pytest.mark.slow
 def test_a_board_with_python_313(bench: Bench, with_python313: Path) -> None:
     """A board with Python 3.13 gets wheels for that, and its agent runs under it."""
     folder = bench.folder / "wheels"
