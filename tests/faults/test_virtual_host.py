@@ -15,6 +15,7 @@ from orchestrator.errors import Interrupted
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.virtual,
+    pytest.mark.long,
     pytest.mark.timeout(900),  # the first test builds the image and boots both boards
 ]
 
