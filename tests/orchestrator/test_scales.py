@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.errors import RecipeError
+from models.recipes import Recipe
 from models.spec import StepSpec
 from orchestrator import experiment, experimentfile
 from orchestrator.errors import ExperimentError, UnknownName
+from orchestrator.experiment import Experiment
 
 STUDY = """\
 models:
@@ -127,3 +130,105 @@ def test_a_model_may_have_recipes_of_its_own(study: Path) -> None:
     study.write_text(text.replace("recipes: [mine]", "recipes: [main]"))
     with pytest.raises(ExperimentError, match="did you mean 'mine'"):
         experimentfile.read(study)
+
+
+# ---------------------------------------------------------------- the published set-ups
+
+
+def shipped(name: str, scale: str = "full") -> Experiment:
+    return experimentfile.load(name, Path("/"), scale)
+
+
+def own(found: Experiment, name: str) -> Recipe:
+    (recipe,) = [recipe for recipe in found.own_recipes if recipe.name == name]
+    return recipe
+
+
+def params(steps: tuple[StepSpec, ...], name: str) -> dict[str, Any]:
+    """Of the one step of that name."""
+    (step,) = [step for step in steps if step.name == name]
+    return step.params
+
+
+def test_yolov3_on_voc_is_set_up_as_published() -> None:
+    """Input, classes, training, calibration, QAT and cuts are those that were printed."""
+    found = shipped("yolov3-voc-quantization")
+    (model,) = found.models
+    assert (model.reference, model.imgsz, model.options) == ("yolov3", 416, {"num_classes": 20})
+    assert [step.name for step in model.steps] == ["train"]
+    train = params(model.steps, "train")
+    assert (train["optimizer"], train["lr"], train["epochs"]) == ("adam", 1e-3, 200)
+    assert (train["schedule"], train["gamma"], train["step_epochs"]) == ("step", 0.8, 10)
+    assert found.recipes == (
+        "fp32", "int8_ptq", "qat", "int8_backbone", "int8_neck", "int8_head"
+    )  # fmt: skip
+    assert params(own(found, "qat").steps, "qat")["epochs"] == 10
+    assert found.calibration == experiment.CalibrationSource("given", split="train", images=2000)
+    assert found.training is not None
+    assert (found.training.split, found.training.images) == ("train", None)
+    assert found.training.published_images == 16_551
+    assert found.data == experiment.DataSource("given", split="test")
+    assert found.profile.accuracy_images == 4952
+
+
+def test_yolov9_is_set_up_as_published() -> None:
+    """YOLOv9-c has its weights and is pruned by a fifth; redesigned it learns for 300 epochs."""
+    found = shipped("yolov9-deployment")
+    whole, redesigned = found.models
+    assert (whole.reference, whole.options, whole.steps) == ("yolov9c.pt", {}, ())
+    assert redesigned.reference == "yolov9c.yaml"
+    assert params(redesigned.steps, "train")["epochs"] == 300
+    assert found.baseline == "torch_eager"
+    assert {"fp32", "ort_format", "int8_dynamic", "int8_ptq", "qat"} < set(found.recipes)
+    pruned = own(found, "pruned20_eager")
+    assert pruned.runtime == "torch"
+    assert [step.name for step in pruned.steps] == ["prune", "finetune"]
+    assert params(pruned.steps, "prune")["ratio"] == 0.2
+    assert found.profile.accuracy_images == 5000  # val2017 of COCO
+    assert found.training is not None
+    assert found.training.published_images == 118_287
+
+
+@pytest.mark.parametrize("scale", ["smoke", "full"])
+def test_the_redesigned_yolov9_is_the_published_one_at_both_scales(scale: str) -> None:
+    """No layer is wider than 128, SiLU becomes LeakyReLU before training, a branch helps it."""
+    found = shipped("yolov9-deployment", scale)
+    _, redesigned = found.models
+    assert redesigned.name.endswith("-redesigned")
+    assert redesigned.options["max_channels"] == 128
+    assert [step.name for step in redesigned.steps] == ["swap_activation", "train"]
+    swap = params(redesigned.steps, "swap_activation")
+    assert (swap["old"], swap["new"]) == (["silu"], "leaky_relu")
+    assert params(redesigned.steps, "train")["aux"] == 0.25
+    assert not any(step.params.get("aux") for step in found.models[0].steps)
+
+
+def test_yolov8n_is_set_up_as_published() -> None:
+    """YOLOv8n keeps its weights and is measured in FP32, by PTQ and by QAT."""
+    found = shipped("yolov8n-int8")
+    (model,) = found.models
+    assert (model.reference, model.imgsz, model.options, model.steps) == (
+        "yolov8n.pt",
+        None,
+        {},
+        (),
+    )
+    assert {"fp32", "int8_ptq", "qat"} < set(found.recipes)
+    assert [step.name for step in own(found, "qat").steps] == ["qat", "export_int8"]
+    assert found.baseline == "fp32"
+
+
+def test_the_unets_are_set_up_as_published() -> None:
+    """The base of full width, its five published variants, LiteRT and PTQ are there."""
+    found = shipped("unet-lightweight")
+    models = {model.name: model for model in found.models}
+    assert models.keys() > {"unet", "unet-lite", "unet-shuffle", "unet-group", "unet-dilated"}
+    assert all(model.options == {} for model in models.values())
+    assert {model.imgsz for model in models.values()} == {256}
+    assert all(params(m.steps, m.steps[0].name)["epochs"] == 100 for m in models.values())
+    taught = params(models["unet-lite-distilled"].steps, "distill")
+    assert taught["teacher"] == "unet"
+    assert found.baseline == "litert"
+    assert {("unet", "litert_int8"), ("unet", "qat"), ("unet-group", "litert")} < set(
+        found.variants()
+    )

@@ -192,6 +192,65 @@ def test_every_published_row_is_a_variant_of_its_experiment(name: str) -> None:
         assert (finding.low, finding.high) != (None, None)
 
 
+VOC = {  # size MB, mAP %, latency s
+    "baseline (32, 32, 32)": (241.09, 69.33, 12.49),
+    "PTQ (8, 8, 8)": (60.84, 67.54, 6.51),
+    "QAT (8, 8, 8)": (60.84, 69.29, 6.51),
+    "partial (8, 32, 32)": (121.95, 68.73, 9.96),
+    "partial (32, 8, 32)": (197.65, 69.11, 12.31),
+    "partial (32, 32, 8)": (222.15, 68.53, 12.06),
+}
+YOLOV9 = {  # mAP50, mean inference ms
+    "PyTorch eager": (0.699, 3334.0),
+    "ONNX": (0.696, 1762.5),
+    "ORT format": (0.696, 1689.3),
+    "20 % pruned, PyTorch eager": (0.654, 2953.6),
+    "redesigned": (0.578, 1435.2),
+}
+UNET = {  # parameters, size MB, inference s, Dice
+    "base U-Net": (1_925_601, 7.35, 0.3888, 0.5128),
+    "group + dilated (lite)": (1_075_265, 4.10, 0.0781, 0.4274),
+    "ShuffleNet units": (338_705, 1.29, 0.0923, 0.2466),
+    "PTQ": (None, 1.87, 0.2126, 0.5008),
+    "group convolutions": (845_637, 3.32, 0.6417, 0.2862),
+    "dilated convolutions": (1_925_601, 7.35, 0.0462, 0.4833),
+}
+Printed = dict[str, tuple[int | None, float | None, float | None, float | None]]
+"""Parameters, MB, accuracy in 0..1, ms."""
+
+
+@pytest.mark.parametrize(
+    ("name", "accuracy", "printed"),
+    [
+        (
+            "yolov3-voc-quantization",
+            "map50",
+            {k: (None, mb, percent / 100, s * 1000) for k, (mb, percent, s) in VOC.items()},
+        ),
+        (
+            "yolov9-deployment",
+            "map50",
+            {k: (None, None, score, ms) for k, (score, ms) in YOLOV9.items()},
+        ),
+        ("yolov8n-int8", "map50", dict.fromkeys(("FP32", "PTQ", "QAT"), (None,) * 4)),
+        (
+            "unet-lightweight",
+            "dice",
+            {k: (count, mb, dice, s * 1000) for k, (count, mb, s, dice) in UNET.items()},
+        ),
+    ],
+)
+def test_every_published_figure_is_kept(name: str, accuracy: str, printed: Printed) -> None:
+    """Sizes, accuracies, latencies and parameters are those of the printed tables."""
+    study = studies()[name]
+    assert study.accuracy == accuracy
+    assert [row.label for row in study.rows] == list(printed)
+    for row in study.rows:
+        kept = (row.parameters, row.size_mb, row.accuracy, row.latency_ms)
+        for have, wanted in zip(kept, printed[row.label], strict=True):
+            assert have == (None if wanted is None else pytest.approx(wanted, rel=1e-9)), row
+
+
 def test_the_published_figures_are_those_of_the_papers() -> None:
     """Sizes of the VOC study stand in the ratios that reveal how its network was cut."""
     voc = studies()["yolov3-voc-quantization"]
