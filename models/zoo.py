@@ -151,7 +151,7 @@ def _from_file(
         if found is None:
             raise ModelNotFound(_missing(reference, base_dir))
         return _from_onnx(found, found.stem, reference, given, imgsz)
-    if suffix in (".pt", ".yaml", ".yml") or reference in _KNOWN:
+    if suffix in (".pt", ".yaml", ".yml") or _weights_name(reference) in _KNOWN:
         return _from_ultralytics(reference, suffix, found, imgsz, base_dir)
     if found is not None:
         raise ModelUnreadable(f"{found}: a model is an .onnx, .pt or .yaml file")
@@ -219,9 +219,13 @@ def _from_ultralytics(
 ) -> ModelSpec:
     untrained = suffix in (".yaml", ".yml")
     stem = Path(reference).stem if suffix else reference
-    known = Path(reference).parent == Path() and stem in (_YAMLS if untrained else _KNOWN)
     if not suffix:
         found = _find(f"{reference}.pt", base_dir)
+    bare = Path(reference).parent == Path()
+    if found is None and bare and not untrained and stem != _weights_name(stem):
+        stem = _weights_name(stem)
+        found = _find(f"{stem}.pt", base_dir)
+    known = bare and stem in (_YAMLS if untrained else _KNOWN)
     if found is None and not known:
         raise ModelNotFound(_missing(reference, base_dir))
     file_name = found.name if found else f"{stem}{suffix or '.pt'}"
@@ -245,6 +249,11 @@ def _from_ultralytics(
         trained=not untrained,
         note="; ".join(notes) or None,
     )
+
+
+def _weights_name(name: str) -> str:
+    """The name of a network's trained weights: those of v3 and v5 end in u, as in ultralytics."""
+    return f"{name}u" if f"{name}u" in _KNOWN else name
 
 
 def require_extra(spec: ModelSpec) -> None:

@@ -178,6 +178,42 @@ def test_local_weights_are_found_and_digested(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize(
+    ("reference", "meant"),
+    [
+        ("yolov5n", "yolov5nu"),
+        ("yolov5x.pt", "yolov5xu"),
+        ("yolov3.pt", "yolov3u"),
+        ("yolov3-tiny.pt", "yolov3-tinyu"),
+        ("yolov3-spp", "yolov3-sppu"),
+    ],
+)
+def test_old_names_mean_the_weights_that_ultralytics_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, meant: str
+) -> None:
+    """The v3 and v5 weights end in `u`, with and without the letter, found or downloaded."""
+    monkeypatch.chdir(tmp_path)
+    spec = zoo.resolve(reference)
+    assert (spec.name, spec.source.reference, spec.trained) == (meant, f"{meant}.pt", True)
+    assert spec.source.identity == zoo.resolve(f"{meant}.pt").source.identity
+    assert f"{meant}.pt" in (spec.note or "")
+    (tmp_path / f"{meant}.pt").write_bytes(b"weights")
+    assert zoo.resolve(reference).source.path == tmp_path / f"{meant}.pt"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ModelNotFound, match="no model file"):
+        zoo.resolve(f"mine/{Path(reference).stem}.pt")
+
+
+def test_the_first_yolov3_keeps_its_name() -> None:
+    """`yolov3` without an ending is the original network, which ultralytics does not have."""
+    for name in ("yolov3", "yolov3-tiny"):
+        assert zoo.resolve(name, need_extra=False).source.kind == "net"
+    for name in ("yolov5n.yaml", "yolov3.yaml"):
+        spec = zoo.resolve(name, need_extra=False)
+        assert (spec.name, spec.trained) == (name, False)
+
+
+@pytest.mark.usefixtures("extra")
 def test_a_yaml_is_an_untrained_network() -> None:
     """`yolov8n.yaml` keeps its ending in its name, is untrained and says so."""
     spec = zoo.resolve("yolov8n.yaml", imgsz=320)
