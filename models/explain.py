@@ -30,6 +30,7 @@ OTHER: Final = "other"
 _WEIGHT_AT: Final = {
     "Conv": 1,
     "ConvTranspose": 1,
+    "DeformConv": 1,
     "Gemm": 1,
     "MatMul": 1,
     "ConvInteger": 1,
@@ -40,7 +41,7 @@ _WEIGHT_AT: Final = {
 """Operators that are counted, and which of their inputs is the weight."""
 _ZERO_AT: Final = {"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5}
 """Where quantized operators read the value that stands for zero."""
-_UNCOUNTED: Final = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
+_UNCOUNTED: Final = frozenset({"Attention", "Einsum", "GRU", "LSTM", "RNN"})
 _PASSES: Final = frozenset(
     {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose", "Unsqueeze"}
 )
@@ -106,7 +107,8 @@ def node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Multiply-accumulates of one node; raises ValueError where a shape is not known.
 
     A convolution needs, for each number that it gives, as many as its filter has weights; a
-    transposed one, for each number that it reads, as many as that number is spread with.
+    transposed one, for each number that it reads, as many as that number is spread with. What a
+    deformable one needs to look between pixels is not counted, as resizing is not.
     """
     weight = _fixed(node, node.input[_WEIGHT_AT[node.op_type]], shapes)
     if node.op_type == "ConvTranspose":

@@ -33,7 +33,8 @@ def weight(name: str, *shape: int) -> Any:
 
 
 def net(path: Path, nodes: list[Any], weights: list[Any], given: Any, made: Any) -> Path:
-    return nets.save(path, nodes, weights, inputs={"x": given}, outputs={"y": made})
+    inputs, outputs = {"x": given}, {"y": made}
+    return nets.save(path, nodes, weights, inputs=inputs, outputs=outputs, opset=19)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,14 @@ def net(path: Path, nodes: list[Any], weights: list[Any], given: Any, made: Any)
             (1, 4, 6, 6),
             (1, 5, 12, 12),
             4 * 6 * 6 * 5 * 4,
+        ),
+        # 8 outputs of 4x4, each from 2 channels of 3x3, wherever those are looked up
+        (
+            helper.make_node("DeformConv", ["x", "w", "o"], ["y"], name="n", group=2),
+            [weight("w", 8, 2, 3, 3), weight("o", 1, 18, 4, 4)],
+            (1, 4, 6, 6),
+            (1, 8, 4, 4),
+            8 * 4 * 4 * 2 * 9,
         ),
         (
             helper.make_node("Gemm", ["x", "w"], ["y"], name="n", transB=1),

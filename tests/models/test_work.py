@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch", reason="networks need torch: install the ex
 from models import recipes, zoo  # noqa: E402 - without torch nothing here can run
 from models.build import build  # noqa: E402
 from models.chain import VariantRequest  # noqa: E402
+from models.nets.arch import Arch  # noqa: E402
 from models.nets.deform import Deformable  # noqa: E402
+from models.nets.net import build_net  # noqa: E402
 from models.nets.work import count_macs  # noqa: E402
 from models.store import ArtifactStore  # noqa: E402
 
@@ -32,6 +34,20 @@ def test_layers_are_counted_as_by_hand(device: str) -> None:
 def test_a_deformable_convolution_counts_with_its_offsets() -> None:
     """Both the convolution that finds the offsets and the one that uses them are work."""
     assert count_macs(Deformable(3, 4), 8) == 64 * (3 * 4 * 9) + 64 * (3 * 27 * 9)
+
+
+@pytest.mark.slow
+def test_a_file_with_a_deformable_convolution_says_the_same(tmp_path: Path) -> None:
+    """`unet-deform` has as many multiply-accumulates in its ONNX file as torch counts."""
+    model = zoo.resolve("unet-deform", imgsz=64, options={"width": 0.25})
+    wanted = VariantRequest(model, recipes.get("fp32"), "x86_64")
+    figures = build(wanted, ArtifactStore(tmp_path), lambda _: None).manifest.figures
+    assert figures is not None
+    options = {"num_classes": 1, "width": 0.25}
+    arch = Arch(family="unet-deform", options=options, imgsz_px=64, class_names=("blob",))
+    assert figures.macs == count_macs(build_net(arch).module.eval(), 64)
+    assert [part.name for part in figures.sections] == ["encoder", "bottleneck", "decoder", "head"]
+    assert sum(part.macs or 0 for part in figures.sections) == figures.macs
 
 
 @pytest.mark.slow

@@ -81,8 +81,9 @@ def save(
     inputs: Mapping[str, Sequence[int | str | None]],
     outputs: Mapping[str, Sequence[int | str | None]],
     metadata: Mapping[str, str] | None = None,
+    opset: int = 17,
 ) -> Path:
-    """An opset-17 model of float32 tensors."""
+    """A model of float32 tensors."""
     graph = helper.make_graph(
         list(nodes),
         "net",
@@ -90,7 +91,7 @@ def save(
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in outputs.items()],
         list(initializers),
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)
