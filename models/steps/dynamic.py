@@ -56,6 +56,11 @@ def _judge(before: onnx.ModelProto, after: dict[str, int], log: Log) -> None:
             "`only` and `exclude`; the result would pass for INT8 and is not"
         )
     log(f"{quantized} of {layers} learned layers compute in INT8")
+    if after.get("ConvInteger"):
+        log(
+            "dynamic INT8 is slower than FP32 on convolutional networks, where every layer's range "
+            "is found anew at each inference; int8_ptq is the faster one"
+        )
     if quantized < _FEW * layers:
         log(
             f"WARNING: only {quantized} of {layers} learned layers were quantized: this variant "

@@ -90,12 +90,14 @@ def test_full_set_on_the_host(first: dict[str, object], place: Desk) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = place.rows(
-        "SELECT a.recipe, e.map50, e.images FROM evaluations e "
+        "SELECT a.recipe, e.map50, e.map50_95, e.images FROM evaluations e "
         "JOIN artifacts a USING (artifact_sha256) WHERE e.place = 'host'"
     )
     score = {row["recipe"]: row["map50"] for row in found}
+    strict = {row["recipe"]: row["map50_95"] for row in found}
     assert {row["images"] for row in found} == {256}
     assert abs(score["fp32"] - score["int8_ptq"]) < 0.01
+    assert abs(strict["fp32"] - strict["int8_ptq"]) < 0.01
     assert score["int8_ptq_all"] < score["fp32"] - 0.05
 
 

@@ -41,6 +41,23 @@ def test_activations_are_swapped(tmp_path: Path) -> None:
     assert same_after_a_file(net, tmp_path / "a.net")
 
 
+def test_relu_takes_the_place_of_another_activation(tmp_path: Path) -> None:
+    """Every LeakyReLU of YOLOv3 becomes a ReLU, which lets nothing negative pass."""
+    net = network("yolov3")
+    leaky = kinds(net, nn.LeakyReLU)
+    changed = swap_activation(net, SwapActivationParams(old=("leaky_relu",), new="relu"))
+    assert changed == kinds(net, nn.ReLU) == leaky == 72
+    assert kinds(net, nn.LeakyReLU) == 0
+    lowest: list[float] = []
+    for module in net.module.modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _m, _x, out: lowest.append(float(out.min())))
+    output(net, pictures(1))
+    assert len(lowest) == 72
+    assert min(lowest) == 0
+    assert same_after_a_file(net, tmp_path / "a.net")
+
+
 def test_a_network_without_the_activation_is_refused() -> None:
     """The error names the activations that there are."""
     with pytest.raises(BuildFailed, match=r"no silu; it has .*ReLU"):

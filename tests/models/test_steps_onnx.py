@@ -130,6 +130,7 @@ def test_dynamic_quantization_in_numbers(store: ArtifactStore) -> None:
     weights = {kinds[n.input[1]] for n in graph.node if n.op_type == "ConvInteger"}
     assert weights == {TensorProto.UINT8}
     assert any("34 of 34 learned layers compute in INT8" in line for line in lines)
+    assert any("slower than FP32 on convolutional networks" in line for line in lines)
     assert not any("WARNING" in line for line in lines)
 
 
