@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra `models` (torch)")
 import onnx  # noqa: E402 - without torch nothing here can run
 import onnxruntime  # noqa: E402
+from support.compress import run  # noqa: E402
 
 from models import recipes, zoo  # noqa: E402
 from models.build import VariantRequest, build, calibration  # noqa: E402
@@ -24,6 +25,8 @@ from models.nets.arch import Arch  # noqa: E402
 from models.nets.names import default_names  # noqa: E402
 from models.nets.net import Net, build_net, load_net, save_net  # noqa: E402
 from models.nets.registry import FAMILIES  # noqa: E402
+from models.steps import qat  # noqa: E402
+from models.steps.compress_kinds import QatParams  # noqa: E402
 from models.steps.export_net import export_onnx  # noqa: E402
 from models.steps.graph import decode_nodes  # noqa: E402
 from models.steps.isa import host_isa  # noqa: E402
@@ -349,3 +352,21 @@ def test_the_files_of_the_study_have_its_size_ratios(tmp_path: Path) -> None:
     for section, published in STUDY.items():
         recipe = "int8_ptq" if section == "all" else f"int8_{section}"
         assert abs(size_bytes(recipe) / baseline / published - 1) < 0.02, section
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_file_of_qat_has_the_published_size_ratio(tmp_path: Path) -> None:
+    """The same network with rounding in every layer, as QAT exports it: 0.252 within 2 %."""
+    net = build_net(arch("yolov3", 416, num_classes=20))
+    net.module.eval()
+    baseline = run("export_net", net, tmp_path / "fp32").path.stat().st_size
+    qat.prepare(net, QatParams())
+    net.module.train()
+    with torch.no_grad():  # ranges need one image; the weights stay as they are
+        net.module(torch.rand(1, 3, 416, 416, generator=torch.Generator().manual_seed(0)))
+    net.module.eval()
+    ours = run("export_int8", net, tmp_path / "qat", isa=host_isa()).path.stat().st_size
+    assert abs(baseline / 4 / 61_626_049 - 1) < 0.01
+    assert abs(ours / baseline / STUDY["all"] - 1) < 0.02
