@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="networks need torch: install the extra 'models'")
 pytest.importorskip("torch_pruning", reason="pruning needs torch-pruning: the extra 'models'")
@@ -23,22 +20,21 @@ from support.compress import (  # noqa: E402 - after the skip
     run,
     ultralytics,
 )
+from support.shipped import shipped  # noqa: E402
 
 from models.data import DataSpec  # noqa: E402
-from models.data.draw import CLASS_NAMES  # noqa: E402
 from models.data.training import training_spec  # noqa: E402
 from models.errors import BuildFailed  # noqa: E402
 from models.nets.layers import learned_layers, output_layers  # noqa: E402
 from models.nets.net import load_net, save_net  # noqa: E402
 from models.steps import qat  # noqa: E402
 from models.steps.compress_kinds import CapWidthParams, PruneParams, QatParams  # noqa: E402
-from models.steps.edits import fuse, split_chunks  # noqa: E402
+from models.steps.edits import split_chunks  # noqa: E402
 from models.steps.prune import prune  # noqa: E402
 from models.steps.settings import Settings  # noqa: E402
 from models.train.fit import data_of, fit  # noqa: E402
 
 pytestmark = pytest.mark.torch
-WEIGHTS = Path(__file__).parents[2] / "models" / "weights" / "tinydet.onnx"
 
 
 @pytest.mark.parametrize("family", ["tinydet", "yolov3", "unet"])
@@ -166,27 +162,6 @@ def test_networks_by_ultralytics_are_pruned(
     assert np.abs(ours - output(net, images).numpy()).max() < 1e-2
 
 
-def _shipped() -> Any:
-    """The shipped detector as a network, its batch norms folded as they are in its file."""
-    net = network("tinydet", side=160)
-    net.arch = msgspec.structs.replace(net.arch, class_names=CLASS_NAMES, trained=True)
-    fuse(net)
-    graph = onnx.load(str(WEIGHTS)).graph
-    tensors = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in graph.initializer}
-    for node in graph.node:
-        if node.op_type != "Conv":
-            continue
-        parts = PurePosixPath(node.name).parts[1:-1]  # a/a.0 is the member 0 of a
-        inner = [
-            a for a, b in zip(parts, (*parts[1:], ""), strict=True) if not b.startswith(f"{a}.")
-        ]
-        layer: Any = net.module.get_submodule(".".join(inner))
-        with torch.no_grad():
-            layer.weight.copy_(tensors[node.input[1]])
-            layer.bias.copy_(tensors[node.input[2]])
-    return net
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_pruned_net_still_detects(tmp_path: Path) -> None:
@@ -196,7 +171,7 @@ def test_a_pruned_net_still_detects(tmp_path: Path) -> None:
     settings = Settings(
         epochs=2, batch=16, lr=1e-3, warmup_steps=4, ema=0.9, val_images=48, amp="off"
     )
-    net = _shipped()
+    net = shipped()
     data = data_of(net, training, settings)
     scores = [data.score(net.module.eval(), torch.device("cpu"))["map50"]]
     prune(net, PruneParams(ratio=0.25, exclude=("head",)))

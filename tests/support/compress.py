@@ -13,7 +13,7 @@ from torch import nn
 from models.nets.arch import Arch
 from models.nets.net import Net, build_net, save_net
 from models.nets.registry import FAMILIES
-from models.spec import CalibrationSpec, ModelSource, ModelSpec
+from models.spec import CalibrationSpec, ModelSource, ModelSpec, TrainingSpec
 from models.steps import ALL_STEPS, StepInput, StepResult
 from models.steps.graph import fused, optimized_nodes
 
@@ -79,6 +79,7 @@ def given(
     params: dict[str, Any] | None = None,
     isa: str = "x86_64-vnni",
     calibration: CalibrationSpec | None = None,
+    training: TrainingSpec | None = None,
 ) -> StepInput:
     """What a build would give the step."""
     work.mkdir(exist_ok=True)
@@ -105,6 +106,7 @@ def given(
         work=work,
         cache=work,
         log=lambda _text: None,
+        training=training,
     )
 
 
