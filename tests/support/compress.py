@@ -13,6 +13,7 @@ from torch import nn
 from models.nets.arch import Arch
 from models.nets.net import Net, build_net, save_net
 from models.nets.registry import FAMILIES
+from models.nets.ultra_yaml import scaled
 from models.spec import CalibrationSpec, ModelSource, ModelSpec, TrainingSpec
 from models.steps import ALL_STEPS, StepInput, StepResult
 from models.steps.graph import fused, optimized_nodes
@@ -34,11 +35,12 @@ def network(family: str, side: int = SIDE, **changed: Any) -> Net:
     )
 
 
-def ultralytics(name: str, side: int = SIDE) -> Net:
-    """A network of a description by ultralytics."""
+def ultralytics(name: str, side: int = SIDE, **changed: Any) -> Net:
+    """A network of a description by ultralytics, with options of a yaml changed."""
     from models.nets.ultra import library  # noqa: PLC0415 - few tests need it
 
-    options = {"yaml": library("nn.tasks").yaml_model_load(f"{name}.yaml")}
+    yaml = library("nn.tasks").yaml_model_load(f"{name}.yaml")
+    options = {"yaml": scaled(yaml, changed) if changed else yaml}
     names = tuple(f"class{index}" for index in range(options["yaml"]["nc"]))
     return settled(
         build_net(Arch(family="ultralytics", options=options, imgsz_px=side, class_names=names))
