@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -13,12 +14,20 @@ from typing import Final
 TERMINATE_PATIENCE_S: Final = 2.0
 """How long a worker may take to end by itself before it is killed."""
 
+KILL_PATIENCE_S: Final = 10.0
+"""How long one that was killed may take to end; what waits for a dead disk or device does not."""
+
 _ORPHAN_PATIENCE_S: Final = 5.0
 _ORPHAN_INTERVAL_S: Final = 0.01
 
+_log = logging.getLogger(__name__)
+
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and the group: politely first, then for certain."""
+    """End a process that leads a group, and the group: politely first, then for certain.
+
+    One that the kernel does not let go (state D) is left to it, killed; `returncode` stays None.
+    """
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -26,7 +35,10 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
             process.wait(TERMINATE_PATIENCE_S)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        process.wait(KILL_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        _log.error("process %d was killed %g s ago and has not ended", process.pid, KILL_PATIENCE_S)
 
 
 def started_ticks(pid: int) -> int | None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     Work = Callable[[VariantRequest, Callable[[str], None]], Result]
 
 
+_LISTENER_PATIENCE_S = 10.0
+"""A build process that was killed within a line leaves its listener waiting for the rest."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A build: its chain of steps as comparable text, its name for messages, its request.
@@ -137,7 +141,7 @@ def _listener(on_log: Callable[[str], None]) -> Iterator[tuple[Any, set[int]]]:
         yield queue, pids
     finally:
         queue.put(None)
-        thread.join()
+        thread.join(_LISTENER_PATIENCE_S)
         queue.close()
 
 

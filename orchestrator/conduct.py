@@ -53,6 +53,8 @@ class _Desk:
     def store(self, event: TrialEnded) -> None:
         receipt: Future[None] = Future()
         self.inbox.put((event, receipt))
+        # Answered by the conductor for as long as it listens; when it no longer does, the run is
+        # over, and this thread is a daemon's: the process ends without it.
         receipt.result()
 
 
@@ -133,6 +135,8 @@ class _Conductor:
     def until_done(self) -> None:
         """Hear events until every board has ended."""
         while len(self._ended) < len(self._assignments):
+            # Every board's thread says that it ended, whatever happened (BoardRun.run), and each of
+            # its own waits has an end; Ctrl-C puts None here.
             item = self._desk.inbox.get()
             if item is None:
                 raise KeyboardInterrupt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ import msgspec
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.process import ProcessId
 
+LOCK_PATIENCE_S: Final = 2400.0
+"""How long another command is waited for: twice the longest step of building an image."""
+_LOCK_POLL_S: Final = 0.1
 _HALF_MADE: Final = ".new-"
 
 
@@ -137,13 +141,15 @@ def half_made_path(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(lab: Lab, waiting: Callable[[str], None]) -> Iterator[None]:
+def locked(
+    lab: Lab, waiting: Callable[[str], None], patience_s: float = LOCK_PATIENCE_S
+) -> Iterator[None]:
     """Hold the lab for one command; another one is waited for, after saying so.
 
     The lock ends with this process, however that ends. Raises LabError where the folder cannot
-    be made.
+    be made, and where the other command holds the lab for longer than `patience_s`.
     """
-    path = lab.root / "lock"
+    path, deadline = lab.root / "lock", time.monotonic() + patience_s
     while True:
         try:
             lab.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -155,12 +161,32 @@ def locked(lab: Lab, waiting: Callable[[str], None]) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 waiting("another `orchestrator lab` is at work here; waiting for it to end")
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                _await_lock(handle, path, deadline, patience_s)
             if _is_still_there(path, handle):  # `lab remove` deletes it while others wait
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, str(os.getpid()).encode(), 0)  # for those who lose patience
                 yield
                 return
         finally:
             os.close(handle)
+
+
+def _await_lock(handle: int, path: Path, deadline: float, patience_s: float) -> None:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(_LOCK_POLL_S)
+                continue
+            pid = os.pread(handle, 20, 0).decode(errors="replace")
+            holder = f"process {pid}" if pid.isdecimal() else "another process"
+            raise LabError(
+                f"{path}: {holder}, another `orchestrator lab`, has held the lab for "
+                f"{patience_s:.0f} s; look what it waits for, end it (Ctrl-C, or `kill`), and try "
+                "again: what it left unfinished is tidied up then"
+            ) from None
+        return
 
 
 def _is_still_there(path: Path, handle: int) -> bool:

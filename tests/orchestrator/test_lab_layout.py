@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -81,6 +82,30 @@ def test_one_command_at_a_time_holds_the_lab(tmp_path: Path) -> None:
     assert order == ["first", "second"]
     assert "another `orchestrator lab` is at work" in said[0]
     assert lab.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_lab_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    """Whoever waits for a command that hangs is told which process it is and what to do."""
+    lab, said = Lab(tmp_path / "lab"), []
+    with (
+        locked(lab, silent),
+        pytest.raises(LabError, match=rf"lab/lock: process {os.getpid()}, .*0 s.* end it .*again"),
+        locked(lab, said.append, patience_s=0.2),
+    ):
+        pass
+    assert "waiting for it to end" in said[0]
+    with locked(lab, silent, patience_s=0):  # a lab that is free needs no patience
+        pass
+
+
+def test_a_holder_that_left_no_name_is_an_error_too(tmp_path: Path) -> None:
+    """A lock file that says nothing, or nonsense, costs the message its process and no more."""
+    lab = Lab(tmp_path / "lab")
+    with locked(lab, silent):
+        (lab.root / "lock").write_bytes(b"\xff\x1b[2J")
+        with pytest.raises(LabError, match="another process") as caught, locked(lab, silent, 0):
+            pass
+    assert str(caught.value).isprintable()
 
 
 def test_a_lock_whose_folder_was_removed_is_taken_anew(tmp_path: Path) -> None:
