@@ -21,9 +21,17 @@ BOUNDED: Final = {
     ("agent/sampler.py", "self._thread.join()"): "it is within one reading, the command of which "
     "has a time limit",
     ("agent/supervisor.py", "current.join()"): "as in agent/runner.py, which it calls",
+    ("models/data/cache.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "held while a set of images is "
+    "drawn; the kernel frees it with its holder",
     ("models/pool.py", "future.result()"): "concurrent.futures.wait said that it is done",
     ("models/pool.py", "queue.get()"): "in a daemon's thread, which nobody waits for longer "
     "than a few seconds",
+    ("models/steps/calibration_ranges.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another "
+    "build takes the same images' ranges; the kernel frees it with its holder",
+    ("models/store.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another process builds the same, "
+    "which may take hours and is said; the kernel frees it with its holder",
+    ("models/store.py", "fcntl.flock(handle, fcntl.LOCK_SH)"): "on a folder that was made a moment "
+    "ago under a name of its own",
     ("models/train/examples.py", "waiting.popleft().result()"): "a thread of this process that "
     "computes a batch and waits for nothing",
     ("orchestrator/builders/dask.py", "done.result()"): "a build, which may train for "
@@ -42,15 +50,18 @@ BOUNDED: Final = {
 
 
 def blocking_calls(text: str) -> Iterator[tuple[int, str]]:
-    """Line and source of each call of a blocking method without any argument."""
+    """Line and source of each call that blocks until something else happens.
+
+    That is one of a blocking method without any argument, or of flock without LOCK_NB.
+    """
     for node in ast.walk(ast.parse(text)):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in BLOCKING
-            and not (node.args or node.keywords)
-        ):
-            yield node.lineno, ast.unparse(node)
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        call = ast.unparse(node)
+        endless = node.func.attr in BLOCKING and not (node.args or node.keywords)
+        lock = node.func.attr == "flock" and not ("LOCK_NB" in call or "LOCK_UN" in call)
+        if endless or lock:
+            yield node.lineno, call
 
 
 def found() -> dict[tuple[str, str], int]:
@@ -82,6 +93,8 @@ def test_the_list_of_waits_has_nothing_old() -> None:
         ("if x:\n    self.pool[0].result()", ["self.pool[0].result()"]),
         ("', '.join(x); d.get('k'); p.wait(3); q.get(timeout=1); lock.acquire(blocking=False)", []),
         ("wait()", []),
+        ("fcntl.flock(f, fcntl.LOCK_EX)", ["fcntl.flock(f, fcntl.LOCK_EX)"]),
+        ("fcntl.flock(f, LOCK_EX | LOCK_NB); fcntl.flock(f, fcntl.LOCK_UN)", []),
     ],
 )  # fmt: skip
 def test_what_counts_as_such_a_wait(text: str, calls: list[str]) -> None:
