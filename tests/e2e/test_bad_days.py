@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,13 @@ profile:
   warmup_min_duration_s: 0
 cooldown: null
 """
+LEASE_S = 15
+SHORT_LEASES = f"""
+from orchestrator import cli, execute
+object.__setattr__(execute.PATIENCE, "lease_ttl_s", {LEASE_S}.0)
+raise SystemExit(cli.main())
+"""
+"""The command, with leases that end sooner."""
 
 
 @pytest.fixture
@@ -123,6 +131,30 @@ def test_host_is_killed(place: Desk) -> None:
     again = place.run("run", "long.yaml", "--boards", "here", "--plain")
     assert again.returncode == 36, again.stderr
     assert "the lease ends in" in again.stderr
+
+
+def test_a_killed_hosts_lease_needs_nobody(place: Desk) -> None:
+    """When the host dies for good, another run has the board after a while, without a command."""
+    name = experiment(place, blocks=1, seconds=1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHORT_LEASES, "run", name, "--boards", "here", "--plain"],
+        cwd=place.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    place.started.append(process)
+    (run,) = place.await_rows("SELECT run_id FROM runs")
+    worker = place.await_process("worker")
+    process.kill()
+    process.communicate()
+    held = place.run("run", name, "--boards", "here", "--plain")
+    assert held.returncode == 36, held.stderr
+    assert run["run_id"] in held.stderr
+    worker.wait(60)
+    time.sleep(LEASE_S + 1)
+    other = place.run("run", name, "--boards", "here", "--plain")
+    assert other.returncode == 0, other.stderr
+    done = place.rows("SELECT DISTINCT run_id FROM trials WHERE state = 'finished'")
+    assert [row["run_id"] == run["run_id"] for row in done] == [False]
 
 
 def test_model_that_the_board_refuses(place: Desk) -> None:
