@@ -37,10 +37,14 @@ def temperatures(
         shown = [f"{low} … {high}" for low, high in ends_c]
         yield from _course("°C", list(zip(shown, rows, strict=True)))
         return
+    slot_s = sustained.longest_s() * (1 + 1e-6) / _SLOTS or 1.0  # the last is in the last part
+    rows = sustained.courses(slot_s)
+    if not rows:
+        yield "No real board was measured in that run."
+        return
     yield "No board of that run has a temperature sensor. The course over time is:"
     yield ""
-    slot_s = sustained.longest_s() * (1 + 1e-6) / _SLOTS or 1.0  # the last is in the last part
-    yield from _course("part", [(str(row["slot"] + 1), row) for row in sustained.courses(slot_s)])
+    yield from _course("part", [(str(row["slot"] + 1), row) for row in rows])
 
 
 def _course(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:

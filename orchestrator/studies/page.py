@@ -39,7 +39,7 @@ def page(material: Material, pictures: Mapping[str, str]) -> str:
 
 def _head(measured: Measured, study: Study | None) -> Iterator[str]:
     run = measured.run
-    yield f"# {study.title if study else run.experiment}"
+    yield f"# {study.title if study else text(run.experiment)}"
     yield ""
     if study is not None:
         yield f"Repeats: {study.source}."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from orchestrator import final
+from orchestrator.runner import Report
 from results.queries import LeaderboardRow
 
 
@@ -50,3 +52,13 @@ def test_no_figure_is_no_loss() -> None:
     assert lost(row("fp32"), row("bad", map50=0.2)) == []
     assert lost(row("fp32", map50=0.8), row("untrained")) == []
     assert lost(row("bad", map50=0.2)) == []
+
+
+def test_json_says_what_is_emulated() -> None:
+    """Each row of `run --json` says whether its board is real, so no time is taken for one."""
+    rows = [row("fp32", p50_ms=1.0), row("fp32", board="virtual", p50_ms=9.0, emulated=True)]
+    made = json.loads(final.as_json(rows, Report("a-run", "finished", 2, ())))
+    assert {one["board"]: one["emulated"] for one in made["rows"]} == {
+        "pi5": False,
+        "virtual": True,
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from support import stored
+from support.hostile import NASTY, raw_characters
 
 from orchestrator import experimentfile
 from orchestrator.cli import main
@@ -158,6 +159,105 @@ def test_without_a_sensor_a_study_shows_the_course_over_time(
     counts = re.findall(r"local \| tinydet/fp32 \| (\d) \| (\d+) \| 10\.00\d", page)
     assert [part for part, _ in counts] == ["1", "2", "3", "4", "5"]
     assert sum(int(count) for _, count in counts) == stored.SAMPLES
+
+
+MARKUP = f"{NASTY}|<img src=x> [a](b) ![c](d) `e` **f** \\"
+SAID = dict.fromkeys(
+    ("board_model", "hostname", "serial", "cpu_model", "os_name", "python"), MARKUP
+)
+"""What a board may say of itself, all of it markup."""
+
+
+def cells(line: str) -> int:
+    """Columns of a row of a table, as Markdown counts them."""
+    return len(re.sub(r"\\.", "", line).strip("|").split("|"))
+
+
+def test_what_a_board_says_is_text_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No word of a board becomes a tag, a link, a control character or a column of a table."""
+    study = msgspec.structs.replace(STUDY, sustained="pauseless")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    database = stored.fill(tmp_path / "results.sqlite", stored.detected, **SAID)
+    stored.add_run(database, "pauseless", "pi5", scenario="sustained", **SAID)
+    page = report(database, capsys, stored.FIRST)
+    assert "gnp.exe" in page  # it is there, harmless
+    assert "\\[a\\](b)" in page
+    assert raw_characters(page) == set()
+    assert "<" not in page
+    assert not re.search(r"(?<!\\)\[a", page)
+    tables = [block for block in page.split("\n\n") if block.startswith("|")]
+    assert len(tables) > 6
+    for table in tables:
+        assert len({cells(line) for line in table.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runs",),
+        ("runs", "show", stored.FIRST),
+        ("runs", "show", stored.LATEST),
+        ("compare",),
+        ("compare", "--run", stored.FIRST),
+        ("compare", "--run", stored.FIRST, "--json"),
+        (
+            "compare",
+            "--run",
+            stored.FIRST,
+            "board=pi5,variant=int8_ptq",
+            "board=local,variant=fp32",
+        ),
+    ],
+)
+def test_what_a_board_says_is_text_on_the_screen(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    """The screens of past runs hold no control character of a board."""
+    database = stored.fill(tmp_path / "results.sqlite", stored.detected, **SAID)
+    assert main([words[0], "--db", str(database), *words[1:]]) == 0
+    said = capsys.readouterr()
+    assert "pi5" in said.out
+    assert raw_characters(said.out + said.err) == set()
+
+
+def test_an_emulated_board_is_marked_and_has_no_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says that a board is emulated, and no time of it stands anywhere on it."""
+    study = msgspec.structs.replace(STUDY, sustained="pauseless")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    facts = {"emulated": True, "emulated_by": "qemu"}
+    database = stored.fill(tmp_path / "results.sqlite", stored.detected, **facts)
+    stored.add_run(database, "pauseless", "pi5", "local", scenario="sustained", **facts)
+    page = report(database, capsys, stored.FIRST)
+    local, pi5 = page.split("## Measured on ")[1:]
+    assert "Emulated" not in local
+    assert "**Emulated:** its times mean nothing" in pi5
+    emulated, course = pi5.split("## Latency against temperature")
+    rows = [
+        line.split(" | ") for line in emulated.splitlines() if line.startswith(("| fp32", "| int8"))
+    ]
+    assert [row[4:7] for row in rows] == [["-"] * 3] * 2
+    assert "| -0.4000 (" in emulated  # what was detected counts
+    assert re.search(r"\| PTQ \| 0\.250 \| 1\.000 \| 0\.500 \| - \|", emulated)
+    assert emulated.count("**not measured**") == 3
+    assert "| local |" in course
+    assert "pi5" not in course
+
+
+def test_a_sustained_run_on_emulated_boards_alone_shows_no_course(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no real board was measured, that is said in the place of a table."""
+    facts = {"emulated": True, "emulated_by": "qemu"}
+    database = stored.fill(tmp_path / "results.sqlite", stored.detected, **facts)
+    stored.add_run(database, "pauseless", "pi5", scenario="sustained", **facts)
+    course = report(database, capsys, stored.THIRD).split("## Latency against temperature")[1]
+    assert course.strip() == "No real board was measured in that run."
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ NASTY = "\x1b[2J\x1b]0;owned\x07\x1b]8;;http://evil\x07\u202egnp.exe\r\n\x9b31m\
 """Clears the screen, sets its title, makes a link, turns the direction of writing, colours."""
 
 HUGE = 10**18
+
+
+def raw_characters(text: str) -> set[str]:
+    """Characters in `text`, line feeds apart, that a terminal obeys or shows as nothing."""
+    categories = {"Cc", "Cf", "Zl", "Zp"}
+    return {char for char in text if unicodedata.category(char) in categories} - {"\n"}
 
 
 class HostileBoard:

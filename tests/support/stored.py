@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from agent import wire
 from results import example
@@ -45,15 +48,18 @@ Evaluate = Callable[[str], EvaluationRecord]
 """What was found with a variant."""
 
 
-def fill(path: Path, evaluate: Evaluate | None = None) -> Path:
-    """Two runs: FIRST on local and pi5, finished; LATEST on pi5 only, one variant failed."""
+def fill(path: Path, evaluate: Evaluate | None = None, **facts: Any) -> Path:
+    """Two runs: FIRST on local and pi5, finished; LATEST on pi5 only, one variant failed.
+
+    `facts` is what pi5 says of itself instead of what a Raspberry Pi 5 does.
+    """
     found = evaluate or _evaluation
     with Store.open(path, create=True) as store:
         for variant, digit in (("fp32", "a"), ("int8_ptq", "b")):
             store.record_artifact(_artifact(variant, digit * 64))
-        _record(store, found, FIRST, _START, ("local", "pi5"), "finished")
+        _record(store, found, FIRST, _START, ("local", "pi5"), "finished", facts)
         later = _START + timedelta(days=1)
-        _record(store, found, LATEST, later, ("pi5",), "partial", failing="int8_ptq")
+        _record(store, found, LATEST, later, ("pi5",), "partial", facts, failing="int8_ptq")
     return path
 
 
@@ -63,6 +69,7 @@ def add_run(
     *boards: str,
     scenario: wire.ScenarioName = "single_stream",
     scale: str | None = None,
+    **facts: Any,
 ) -> str:
     """A third, later run of a block of another experiment, or of another scale; its id."""
     told = json.dumps({"experiment": {"scale": scale}})
@@ -71,7 +78,7 @@ def add_run(
         run = RunRecord(THIRD, start, experiment, told, "demo", 7, {"cpu_count": 2}, "0.1.0")
         store.record_run(run)
         for board in boards:
-            store.record_board(THIRD, _board(board, start))
+            store.record_board(THIRD, _board(board, start, facts))
             for order, variant in enumerate(MAP50):
                 trial = _trial(THIRD, board, 0, order, variant, fails=False)
                 store.record_trial(dataclasses.replace(trial, scenario=scenario))
@@ -86,11 +93,12 @@ def _record(
     start: datetime,
     boards: tuple[str, ...],
     state: EndOfRun,
+    facts: Mapping[str, Any],
     failing: str | None = None,
 ) -> None:
     store.record_run(RunRecord(run_id, start, "demo", "{}", "demo", 7, {"cpu_count": 2}, "0.1.0"))
     for board in boards:
-        store.record_board(run_id, _board(board, start))
+        store.record_board(run_id, _board(board, start, facts))
         for block in range(BLOCKS):
             for order, variant in enumerate(MAP50):
                 fails = variant == failing
@@ -190,7 +198,7 @@ def _artifact(variant: str, digest: str) -> ArtifactRecord:
     )
 
 
-def _board(name: str, start: datetime) -> BoardRecord:
+def _board(name: str, start: datetime, facts: Mapping[str, Any]) -> BoardRecord:
     local = name == "local"
     fingerprint = wire.Fingerprint(
         board_model=None if local else "Raspberry Pi 5 Model B",
@@ -215,6 +223,8 @@ def _board(name: str, start: datetime) -> BoardRecord:
         emulated_by=None,
         boot_id=None,
     )
+    if not local:
+        fingerprint = msgspec.structs.replace(fingerprint, **facts)
     return BoardRecord(name, fingerprint, _NO_SOURCES if local else _SOURCES, 0, 0, start)
 
 
