@@ -81,6 +81,7 @@ class FakeAgent:
     """Failure of every trial of an artifact, by its sha256."""
     sabotage: Saboteur = lambda _method: None
     machine_id: str | None = None
+    serial: str | None = None
     checks: tuple[wire.Check, ...] = (wire.Check("emulated", "warn", "by the fake board", ""),)
     files: dict[str, bytes] = field(default_factory=dict)
     partial: dict[str, bytearray] = field(default_factory=dict)
@@ -122,9 +123,9 @@ class FakeAgent:
 
     def _fingerprint(self) -> wire.Fingerprint:
         facts: dict[str, object] = {
-            "board_model": "fake board", "serial": None, "hostname": "fake", "machine": "fake",
-            "userland_bits": 64, "isa": self.isa, "cpu_model": None, "cpu_count": 4,
-            "cpu_features": [], "max_clock_hz": None, "governor": None,
+            "board_model": "fake board", "serial": self.serial, "hostname": "fake",
+            "machine": "fake", "userland_bits": 64, "isa": self.isa, "cpu_model": None,
+            "cpu_count": 4, "cpu_features": [], "max_clock_hz": None, "governor": None,
             "memory_bytes": 1 << 30, "swap_bytes": 0, "os_name": "none", "kernel": "none",
             "libc": None, "python": "none",
             "packages": dict.fromkeys((*REQUIRED, *wire.RUNTIME_PACKAGES.values()), "fake"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import venv
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.cli import desk, table
 from support.clock import FakeClock
+from support.sshd import Sshd
 from support.terminal import narrow_to
 
 from agent import wire
@@ -38,8 +40,8 @@ NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 Stand = Callable[..., Path]
 
 
-def agent(*checks: Check, machine_id: str | None = None) -> FakeAgent:
-    return FakeAgent(SystemClock(), checks=checks or (OK,), machine_id=machine_id)
+def agent(*checks: Check, machine_id: str | None = None, serial: str | None = None) -> FakeAgent:
+    return FakeAgent(SystemClock(), checks=checks or (OK,), machine_id=machine_id, serial=serial)
 
 
 @pytest.fixture
@@ -232,6 +234,31 @@ def test_copied_cards_are_named(stand: Stand, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
+    ("serials", "words"),
+    [
+        (("77", "77"), "a and b are one board (serial number 77) under two names"),
+        (("77", "78"), "a and b are two boards with cards copied from one: they share the machine"),
+        (("77", None), "no serial number tells them apart"),
+    ],
+)
+def test_serial_numbers_tell_boards_from_cards(
+    stand: Stand,
+    capsys: pytest.CaptureFixture[str],
+    serials: tuple[str | None, str | None],
+    words: str,
+) -> None:
+    """One serial number is one board under two names; two with one machine id are copied cards."""
+    a, b = (agent(machine_id="1" * 32, serial=serial) for serial in serials)
+    stand(a=a, b=b)
+    assert check() == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert words in told
+    assert check("--json") == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert words in warning
+
+
+@pytest.mark.parametrize(
     ("board", "state", "words"),
     [
         (NOW, "ok", "within 5 s"),
@@ -350,3 +377,55 @@ def test_check_of_this_machine(tmp_path: Path) -> None:
         assert result.returncode == (53 if "not fit" in verdicts else 0)
         shown = place.run("boards", "check", "here", "--verbose")
         assert f"onnxruntime {found['runtime']['found'].split()[1]}" in shown.stdout
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> str:
+    """An interpreter without any package."""
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    return str(tmp_path / "bare/bin/python")
+
+
+def test_this_machine_without_packages(
+    tmp_path: Path, bare: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interpreter that lacks the agent's packages ends the check with 32 and what to install."""
+    (tmp_path / "inventory.yaml").write_text(
+        f"boards:\n  here: {{local: true, home: {tmp_path}/home, python: {bare}}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert check() == 32
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"Error: here: {bare} lacks what the agent needs")
+    assert "install agent/requirements.lock" in captured.err
+    assert "Traceback" not in captured.err
+    assert any(line.startswith("here") for line in captured.out.splitlines())
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+def test_a_board_without_packages(
+    tmp_path: Path,
+    bare: str,
+    sshd: Sshd,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A board whose interpreter lacks packages ends the check with 32 and the name of each."""
+    (tmp_path / "inventory.yaml").write_text(
+        f"ssh_config: {sshd.ssh_config}\nboards:\n"
+        f"  pi5: {{ssh_alias: loop, home: {tmp_path}/home, python: {bare}}}\n"
+    )
+    known = tmp_path / ".orchestrator/known_hosts"
+    known.parent.mkdir()
+    known.write_text(sshd.known_hosts_line("pi5"))
+    monkeypatch.chdir(tmp_path)
+    assert check("pi5") == 32
+    said = capsys.readouterr().err
+    assert said.startswith("Error: pi5: ")
+    for package in ("msgspec", "numpy", "onnxruntime", "pillow", "psutil", "rpyc"):
+        assert f"{package}: ModuleNotFoundError" in said
+    assert "agent/requirements.lock" in said
+    assert check("pi5", "--json") == 32
+    (found,) = json.loads(capsys.readouterr().out)["boards"]
+    assert "lacks what the agent needs" in json.dumps(found)

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from orchestrator.boards.remote import open_remote
 from orchestrator.boards.ssh import SshBoard
 from orchestrator.boards.sshcommand import SshTarget
 from orchestrator.boards.welcome import probe_report
+from orchestrator.cli import main
 from orchestrator.deploy import HOME_MARKER, Bundle
 from orchestrator.errors import BoardDiskFull, BoardUnfit, BoardUnreachable
 from orchestrator.provision import campaign, environment, survey
@@ -338,3 +339,75 @@ def test_a_run_is_using_the_board(bench: Bench) -> None:
         session.close()
         assert bench.run("two").error is None
         assert first not in bench.environments()
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def workspace(
+    bench: Bench, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[str, ...]]:
+    """Writes an inventory of boards that are all behind the test's sshd; the command for them."""
+
+    def made(*names: str) -> tuple[str, ...]:
+        folder = bench.folder
+        lines = [
+            f"  {name}: {{ssh_alias: loop, home: {folder}/{name}, lock: {folder}/{name}.lock}}"
+            for name in names
+        ]
+        text = "\n".join((f"ssh_config: {sshd.ssh_config}", "boards:", *lines, ""))
+        (folder / "inventory.yaml").write_text(text)
+        known = folder / ".orchestrator/known_hosts"
+        known.parent.mkdir()
+        known.write_text("".join(sshd.known_hosts_line(name) for name in names))
+        monkeypatch.chdir(folder)
+        wheels = make_wheels(folder / "wheels", PINS)
+        return ("boards", "provision", *names, "--wheels", str(wheels))
+
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("serial", "words"),
+    [
+        ("77", "pi5 and pi4 are one board (serial number 77) under two names"),
+        ("$$", "pi5 and pi4 are two boards with cards copied from one: they share the host key"),
+    ],
+)
+def test_names_that_are_one_board_or_one_card(
+    workspace: Callable[..., tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    serial: str,
+    words: str,
+) -> None:
+    """Provisioning two names of one board, or two copies of one card, warns with what to do."""
+    script = survey.SCRIPT.replace("say end yes", f'say serial "{serial}"\nsay end yes')
+    monkeypatch.setattr(survey, "SCRIPT", script)
+    assert main(workspace("pi5", "pi4")) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert told.startswith(f"WARNING: {words}")
+
+
+@pytest.mark.slow
+def test_a_login_script_that_prints(
+    workspace: Callable[..., tuple[str, ...]],
+    bench: Bench,
+    sshd: Sshd,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A board that prints at every login is provisioned all the same, and the user is told."""
+    script = sshd.login / ".bashrc"
+    script.write_text("echo end=yes; echo home=/nowhere; echo Welcome; echo be careful >&2\n")
+    try:
+        assert main(workspace("pi5")) == 0
+        said = capsys.readouterr().out
+        assert main(("boards", "provision", "pi5")) == 0  # the wheels are kept
+    finally:
+        script.unlink()
+    assert "prints something at every ssh command" in said
+    assert (bench.folder / "pi5/env/current").is_symlink()
+    assert "WARNING" not in said
+    assert "nothing was moved" in capsys.readouterr().out

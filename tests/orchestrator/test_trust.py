@@ -198,9 +198,12 @@ def test_changed_key(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_several_boards(workspace: Path) -> None:
-    """Each board has a key of its own in the file."""
-    typed("pi5", "--yes")
-    typed("pi4", "--yes")
+    """Each board has a key of its own in the file, and one key under two names is a warning."""
+    assert "WARNING" not in typed("pi5", "--yes").output
+    second = typed("pi4", "--yes")
+    assert second.exit_code == 0
+    assert "WARNING: pi5 and pi4 share the host key" in second.output
+    assert "`orchestrator boards trust pi4`" in second.output
     assert [line.split()[0] for line in known(workspace)] == ["pi5", "pi4"]
 
 
