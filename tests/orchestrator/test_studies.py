@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -218,9 +220,14 @@ def test_what_a_board_says_is_text_on_the_screen(
 ) -> None:
     """The screens of past runs hold no control character of a board."""
     database = stored.fill(tmp_path / "results.sqlite", stored.detected, **SAID)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        ran = "UPDATE trials SET runtime_version = ? WHERE board = 'pi5' AND state = 'finished'"
+        assert connection.execute(ran, [MARKUP]).rowcount > 0
     assert main([words[0], "--db", str(database), *words[1:]]) == 0
     said = capsys.readouterr()
     assert "pi5" in said.out
+    names_it = {"--json", "board=local,variant=fp32"} & set(words)
+    assert ("gnp.exe" in said.out) == bool(names_it)
     assert raw_characters(said.out + said.err) == set()
 
 
