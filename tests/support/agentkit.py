@@ -41,11 +41,13 @@ def loaded():
 def ended(calls=0):
     emit("ended", short=False, calls=calls, peak_rss_bytes=7)
 def samples(counts, latencies, capacity=100):
-    with open(f"{trial}/samples.bin", "wb") as f:
+    # Whole at once, as a worker's file never shrinks: who has it mapped would get a bus error.
+    with open(f"{trial}/samples.new", "wb") as f:
         f.write(struct.pack("<8sQQQQ", b"OBSAMPL1", capacity, *counts))
         for column in (latencies, [1] * len(latencies)):
             column = column + [0] * (capacity - len(column))
             f.write(struct.pack(f"<{capacity}Q", *column))
+    os.replace(f"{trial}/samples.new", f"{trial}/samples.bin")
 """
 
 GOOD_TRIAL = """
