@@ -14,6 +14,7 @@ from rich.console import Console
 
 from orchestrator import final, invocation
 from orchestrator.clock import SystemClock
+from orchestrator.commands.run import command
 from orchestrator.dashboard import Display, Screen
 from orchestrator.events import Event, TrialProgress
 from orchestrator.progress import RunProgress
@@ -61,10 +62,7 @@ class Photographer(Display):
 
 
 def main() -> None:
-    options = {
-        "seed": None, "model": None, "recipes": None, "data": None, "calibration": None,
-        "shapes": (), "imgsz": None, "profile": None, "threads": None,
-    }  # fmt: skip
+    options = command.make_context("run", ["--boards", "local", "demo"]).params
     location = find(Path.cwd()).database
     asked = invocation.resolve("local", "demo", location, None, options)
     title = f"{asked.experiment.name} · {asked.experiment.profile.name} · {asked.request.run_id}"
