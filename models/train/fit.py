@@ -23,8 +23,8 @@ from models.steps.settings import Settings
 from models.store import CurvePoint
 from models.train import auxiliary, loop, soft, ultra
 from models.train.detecting import DetectionData
+from models.train.device import device_of, sole_use
 from models.train.objectives import objective_of
-from models.train.optimizing import device_of
 from models.train.segmenting import SegmentationData
 from models.train.told import objects_in
 
@@ -66,10 +66,11 @@ def fit(
         _refuse_misfit(net, teacher.net)
     if training.val is not None and settings.val_images:
         _refuse_other_val(training, names, task)
-    if net.arch.family == "ultralytics":
-        curves = ultra.fit(net, training, settings, log, teacher=teacher, resume=resume)
-    else:
-        curves = _fit_ours(net, training, settings, log, teacher, resume)
+    with sole_use(settings, training.cache, log):
+        if net.arch.family == "ultralytics":
+            curves = ultra.fit(net, training, settings, log, teacher=teacher, resume=resume)
+        else:
+            curves = _fit_ours(net, training, settings, log, teacher, resume)
     net.arch = msgspec.structs.replace(net.arch, class_names=names, trained=True)
     return curves
 

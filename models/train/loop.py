@@ -15,13 +15,8 @@ from torch import Tensor, nn
 from models.errors import BuildFailed
 from models.steps.settings import Settings
 from models.store import CurvePoint
-from models.train.optimizing import (
-    Average,
-    device_of,
-    lr_share,
-    optimizer_of,
-    uses_bfloat16,
-)
+from models.train.device import device_of, uses_bfloat16
+from models.train.optimizing import Average, lr_share, optimizer_of
 
 Log = Callable[[str], None]
 
@@ -197,9 +192,7 @@ def _restore(job: Job, state: _State, log: Log) -> None:
         module.load_state_dict(weights)
     state.optimizer.load_state_dict(kept["optimizer"])
     if state.average is not None:
-        state.average.steps = kept["average"][0]
-        for name, value in kept["average"][1].items():
-            state.average.state[name] = value.to(state.average.state[name].device)
+        state.average.restore(*kept["average"])
     state.epoch = kept["epoch"]
     state.curves = [CurvePoint(*point) for point in kept["curves"]]
     log(f"going on after epoch {state.epoch} of an interrupted training")

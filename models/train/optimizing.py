@@ -1,17 +1,15 @@
-"""What moves the weights: optimizers, learning rates, averaged weights, where it is computed."""
+"""What moves the weights: optimizers, learning rates, averaged weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from models.errors import BuildFailed
 from models.steps.settings import Settings
 
 _LAST_LR_SHARE: Final = 0.01
@@ -75,6 +73,12 @@ class Average:
             else:
                 self.state[name] = value.clone()
 
+    def restore(self, steps: int, state: dict[str, Tensor]) -> None:
+        """Go on from what was kept, wherever that lies."""
+        self.steps = steps
+        for name, value in state.items():
+            self.state[name] = value.to(self.state[name].device)
+
     @contextmanager
     def used(self, module: nn.Module) -> Iterator[None]:
         """The averaged weights are the module's while inside."""
@@ -84,32 +88,3 @@ class Average:
             yield
         finally:
             module.load_state_dict(own)
-
-
-def device_of(settings: Settings) -> torch.device:
-    """Where to train; raises BuildFailed where CUDA is asked for and absent."""
-    present = torch.cuda.is_available()
-    if settings.device == "cuda" and not present:
-        raise BuildFailed("device: cuda was asked for and this machine has none; use auto")
-    return torch.device("cuda" if present and settings.device != "cpu" else "cpu")
-
-
-def uses_bfloat16(settings: Settings, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: on CUDA, and on CPUs that multiply tiles of it.
-
-    With AMX a step takes half the time; without, bfloat16 is slower than float32.
-    """
-    if settings.amp != "auto":
-        return settings.amp == "on"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return "amx_bf16" in _cpu_flags()
-
-
-def _cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """What this CPU can do, as Linux lists it; nothing where it does not."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

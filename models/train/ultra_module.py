@@ -45,8 +45,8 @@ class OurEma(ModelEMA):
 
     def restore(self, updates: int, state: dict[str, Tensor]) -> None:
         """Go on from a checkpoint."""
-        self.updates = self._average.steps = updates
-        self._average.state = state
+        self.updates = updates
+        self._average.restore(updates, state)
 
 
 def attach_branch(net: Net, settings: Settings, device: torch.device) -> nn.Module:
@@ -83,6 +83,12 @@ def compute_in_bfloat16(module: Any) -> None:
             return _floats(found) if self.training else found
 
     module.__class__ = Faster
+
+
+def compare_in_full(distilling: Any) -> None:
+    """Let what distillation reads of a student in bfloat16 be compared in full precision."""
+    for projector in distilling.projector:
+        projector.register_forward_pre_hook(lambda _module, given: _floats(given))
 
 
 def _floats(found: Any) -> Any:

@@ -31,11 +31,17 @@ from models.nets.net import Net
 from models.steps.settings import Settings
 from models.store import CurvePoint
 from models.train.detecting import DetectionData
+from models.train.device import device_of, too_large, uses_bfloat16
 from models.train.loop import CHECKPOINT, progress
-from models.train.optimizing import device_of, lr_share, uses_bfloat16
+from models.train.optimizing import lr_share
 from models.train.ultra import Request
 from models.train.ultra_data import Pictures
-from models.train.ultra_module import OurEma, attach_branch, compute_in_bfloat16
+from models.train.ultra_module import (
+    OurEma,
+    attach_branch,
+    compare_in_full,
+    compute_in_bfloat16,
+)
 
 Log = Callable[[str], None]
 
@@ -64,7 +70,10 @@ def train(request: Request, net: Net, teacher: nn.Module | None, log: Log) -> Re
     trainer = _Trainer(request, net, teacher, data, log)
     trainer.add_callback("on_train_start", lambda _: torch.set_num_threads(request.threads))
     trainer.add_callback("on_train_epoch_start", _reseed)
-    trainer.train()
+    try:
+        trainer.train()
+    except torch.OutOfMemoryError as exc:
+        raise BuildFailed(too_large(request.settings)) from exc
     return Result(tuple(trainer.points), trainer.ema.current().state_dict())
 
 
@@ -159,6 +168,14 @@ class _Trainer(DetectionTrainer):
             optimizer.add_param_group(group)
         return optimizer
 
+    def _build_train_pipeline(self) -> None:
+        """Theirs, but once: where memory is short they come again with half of the batch."""
+        if hasattr(self, "train_loader"):
+            raise BuildFailed(too_large(self._settings))
+        if self.args.distill_model is not None:
+            compare_in_full(self.model)
+        super()._build_train_pipeline()
+
     def _setup_scheduler(self) -> None:
         per_epoch = len(self.train_loader)
         course = Settings(
@@ -182,7 +199,7 @@ class _Trainer(DetectionTrainer):
         if path is None or not path.is_file():
             return
         try:
-            kept = torch.load(path, map_location=self.device, weights_only=True)
+            kept = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as exc:  # noqa: BLE001 - a damaged file makes it raise almost anything
             self._log(f"the checkpoint {path} cannot be read ({exc}); starting over")
             return

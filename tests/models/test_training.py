@@ -22,11 +22,12 @@ from models.steps.settings import Settings  # noqa: E402
 from models.train import fit as fitting  # noqa: E402
 from models.train import loop  # noqa: E402
 from models.train.detecting import DetectionData  # noqa: E402
+from models.train.device import uses_bfloat16  # noqa: E402
 from models.train.examples import Examples, batches  # noqa: E402
 from models.train.fit import Teacher, fit  # noqa: E402
 from models.train.loss import Truth  # noqa: E402
 from models.train.objectives import segmentation_loss  # noqa: E402
-from models.train.optimizing import Average, lr_share, uses_bfloat16  # noqa: E402
+from models.train.optimizing import Average, lr_share  # noqa: E402
 from models.train.told import objects_in  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]

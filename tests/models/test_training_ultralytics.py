@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -91,9 +91,10 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
     assert sorted(path.name for path in Path.cwd().iterdir()) == before
 
 
-def test_a_student_learns_from_a_teacher(shapes: TrainingSpec) -> None:
+@pytest.mark.parametrize("amp", ["off", "on"])
+def test_a_student_learns_from_a_teacher(amp: Literal["on", "off"], shapes: TrainingSpec) -> None:
     """A wider teacher's features enter the loss, and the student keeps its own structure."""
-    settings = Settings(epochs=1, batch=4, val_images=0, amp="off", ema=0)
+    settings = Settings(epochs=1, batch=4, val_images=0, amp=amp, ema=0)
     alone, taught = network(), network()
     fit(alone, shapes, settings, lambda _: None)
     teacher = Teacher(network(seed=1, width=0.25), alpha=0.5, temperature=2.0)
