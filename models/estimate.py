@@ -5,7 +5,6 @@ Counting is cheap and imports no torch; a network's speed is measured in a proce
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -84,11 +83,19 @@ def _collect(
             )
 
 
-def seconds_per_image(model: ModelSpec) -> float | None:
-    """How long this machine takes to learn from one image; None where that cannot be measured.
+@dataclass(frozen=True)
+class Speed:
+    """How long this machine takes to learn from one image, and on what: `cpu` or `cuda`."""
+
+    seconds: float
+    device: str
+
+
+def speed_of(model: ModelSpec) -> Speed | None:
+    """How fast a network learns on this machine; None where that cannot be measured.
 
     The network is built with random weights in a child process and takes a batch forward and
-    back. Data loading and scoring are not in it.
+    back, on the GPU where there is one. Data loading and scoring are not in it.
     """
     request = msgspec.json.encode(model, enc_hook=PlainPaths.encode).decode()
     root = str(Path(__file__).parents[1])
@@ -103,6 +110,6 @@ def seconds_per_image(model: ModelSpec) -> float | None:
             env=env,
             check=False,
         )
-        return float(json.loads(done.stdout.splitlines()[-1])["seconds_per_image"])
-    except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError):
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Speed)
+    except (subprocess.TimeoutExpired, IndexError, msgspec.MsgspecError):
         return None

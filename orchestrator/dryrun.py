@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.text import Text
 from agent.wire import Scenario
 from models import estimate
 from models.build import find_cached
-from models.estimate import Training
+from models.estimate import Speed, Training
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator import tables
@@ -198,14 +198,14 @@ def _show_builds(
 def _show_trainings(
     out: Console, prepared: Prepared, foreseen: Foreseen, store: ArtifactStore
 ) -> None:
-    """What has to be learned first, and how long that takes on this machine's processor."""
+    """What has to be learned first, and how long that takes on this machine."""
     isas = [memory.facts.isa for memory in foreseen.past.values()]
     asked = {f"{key[0]}/{key[1]}": one for key, one in requests(prepared, isas).items()}
     wanted = estimate.trainings(asked, store, prepared.training_images())
     if not wanted:
         return
     models = {training.model.name: training.model for training in wanted}
-    speeds = {name: estimate.seconds_per_image(model) for name, model in models.items()}
+    speeds = {name: estimate.speed_of(model) for name, model in models.items()}
     columns = [
         Column("to be trained"),
         Column("step"),
@@ -226,14 +226,15 @@ def _show_trainings(
     out.print()
     tables.show(out, columns, rows)
     known_s = [
-        speed * training.seen
+        speed.seconds * training.seen
         for training in wanted
         if (speed := speeds[training.model.name]) is not None and training.seen is not None
     ]
-    out.print(Text(_sum_of(known_s, len(wanted)), style="dim"), soft_wrap=True)
+    devices = {speed.device for speed in speeds.values() if speed is not None}
+    out.print(Text(_sum_of(known_s, len(wanted), devices), style="dim"), soft_wrap=True)
 
 
-def _sum_of(known_s: Sequence[float], count: int) -> str:
+def _sum_of(known_s: Sequence[float], count: int, devices: Collection[str]) -> str:
     """All trainings together, as far as their time is known."""
     if not known_s:
         return "How long training takes in all cannot be told. --build-on does it elsewhere."
@@ -241,18 +242,20 @@ def _sum_of(known_s: Sequence[float], count: int) -> str:
     if len(known_s) < count:
         words = f"without {count - len(known_s)} that cannot be told in full"
     return (
-        f"Training takes about {duration(sum(known_s))} on this processor ({words}; forward and "
-        "backward passes alone). --build-on does it elsewhere."
+        f"Training takes about {duration(sum(known_s))} on this "
+        f"{'GPU' if 'cuda' in devices else 'processor'} ({words}; forward and backward passes "
+        "alone). --build-on does it elsewhere."
     )
 
 
-def _time_of(training: Training, speed_s: float | None) -> str:
-    """How long it takes, by the seconds that an image takes; for a thousand where none is known."""
-    if speed_s is None:
+def _time_of(training: Training, speed: Speed | None) -> str:
+    """How long it takes, by what an image takes; for a thousand where their number is unknown."""
+    if speed is None:
         return "unknown"
     if training.seen is None:
-        return f"{duration(speed_s * training.epochs * _PER_IMAGES)} per {_PER_IMAGES:,} images"
-    return duration(speed_s * training.seen)
+        time_s = speed.seconds * training.epochs * _PER_IMAGES
+        return f"{duration(time_s)} per {_PER_IMAGES:,} images"
+    return duration(speed.seconds * training.seen)
 
 
 def _show_boards(out: Console, foreseen: Foreseen) -> None:

@@ -16,32 +16,46 @@ import torch
 from torch import Tensor
 
 from models.build import VariantRequest, build
-from models.nets.net import load_net
+from models.nets.net import Net, load_net
 from models.recipes import Recipe
 from models.remote.orders import PlainPaths
 from models.spec import ModelSpec
 from models.steps.isa import host_isa
+from models.steps.settings import Settings
 from models.store import ArtifactStore
+from models.train.device import device_of, uses_bfloat16
 
 BATCH: Final = 4
 REPEATS: Final = 3
 
 
 def main() -> None:
-    """Build the network, take a few batches forward and back, tell the fastest."""
+    """Build the network, learn from a few batches where a training would, tell how fast."""
     model = msgspec.json.decode(sys.stdin.read(), type=ModelSpec, dec_hook=PlainPaths.decode)
     bare = dataclasses.replace(model, steps=())
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         request = VariantRequest(bare, Recipe("net", (), ""), host_isa(), as_net=True)
         net = load_net(build(request, ArtifactStore(Path(folder)), print).path)
-        module, size = net.module.train(), net.arch.imgsz_px
-        images = torch.rand(BATCH, 3, size, size)
-        times = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            _total(module(images)).backward()
-            times.append(time.perf_counter() - start)
-    sys.stdout.write(json.dumps({"seconds_per_image": min(times) / BATCH}) + "\n")
+        device = device_of(Settings())
+        answer = {"seconds": seconds_per_image(net, device), "device": device.type}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def seconds_per_image(net: Net, device: torch.device) -> float:
+    """The fastest of a few batches, forward and back, in the precision that a training takes."""
+    module = net.module.train().to(device, memory_format=torch.channels_last)
+    images = torch.rand(BATCH, 3, net.arch.imgsz_px, net.arch.imgsz_px).to(device)
+    bfloat16 = uses_bfloat16(Settings(), device)
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            outputs = module(images)
+        _total(outputs).backward()
+        if device.type == "cuda":  # which is asked and not waited for
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times) / BATCH
 
 
 def _total(outputs: object) -> Tensor:

@@ -66,7 +66,7 @@ def test_a_network_that_cannot_be_built_has_no_speed(tmp_path: Path) -> None:
     """What the child process cannot build is unknown, and no error of the dry run."""
     model = requests(tmp_path)["big/fp32"].model
     gone = dataclasses.replace(model.source, reference="no-such-net")
-    assert estimate.seconds_per_image(dataclasses.replace(model, source=gone)) is None
+    assert estimate.speed_of(dataclasses.replace(model, source=gone)) is None
 
 
 @pytest.mark.slow
@@ -76,6 +76,7 @@ def test_a_networks_speed_is_measured(tmp_path: Path) -> None:
     if importlib.util.find_spec("torch") is None:
         pytest.skip("timing a network needs torch: install the extra 'models'")
     model = requests(tmp_path)["big/fp32"].model
-    seconds = estimate.seconds_per_image(model)
-    assert seconds is not None
-    assert 1e-5 < seconds < 60
+    speed = estimate.speed_of(model)
+    assert speed is not None
+    assert 1e-5 < speed.seconds < 60
+    assert speed.device in ("cpu", "cuda")

@@ -30,6 +30,7 @@ from models.steps.settings import Settings  # noqa: E402
 from models.train import loop  # noqa: E402
 from models.train.device import device_of, sole_use, uses_bfloat16  # noqa: E402
 from models.train.fit import Teacher, fit  # noqa: E402
+from models.train.speed_child import seconds_per_image  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -176,6 +177,14 @@ def test_a_training_begun_on_a_gpu_goes_on_without_it(shapes: TrainingSpec, tmp_
             assert ran["aten::convolution_backward"]
         assert any(line.startswith("going on after epoch 1") for line in said)
         assert close(weights(again), weights(whole))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_speed_of_a_training_is_that_of_the_gpu(family: str) -> None:
+    """A dry run's estimate is made where the training would be, in its precision."""
+    with pretended_gpu() as ran:
+        assert seconds_per_image(network(family), device_of(PLAIN)) > 0
+    assert ran["aten::convolution_backward"]
 
 
 def test_trainings_take_turns_on_a_gpu(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from support.onnxmodels import tiny_model
 from support.stored import LATENCY_MS, fill
 
 from models import estimate
+from models.estimate import Speed
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator import experimentfile
@@ -160,10 +161,10 @@ def test_everything_is_shown(tmp_path: Path) -> None:
 
 
 def planned_in_full(
-    folder: Path, name: str, speed_s: float | None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, name: str, speed: Speed | None, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """The dry run of a study at its full size, by someone who has not named the data."""
-    monkeypatch.setattr(estimate, "seconds_per_image", lambda _: speed_s)
+    monkeypatch.setattr(estimate, "speed_of", lambda _: speed)
     place, experiment = workspace(folder), experimentfile.load(name, folder, "full")
     prepared = resolve(experiment, place, lambda _: None, elsewhere=True, absent=True)
     foreseen = foresee(REQUEST, experiment, [NEW], recall(None, [NEW], []))
@@ -172,14 +173,15 @@ def planned_in_full(
     return out.getvalue()
 
 
+@pytest.mark.parametrize(("device", "place"), [("cpu", "this processor"), ("cuda", "this GPU")])
 def test_a_study_is_planned_without_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published numbers of images are reckoned with, and the plan says that data is needed."""
-    text = planned_in_full(tmp_path, "yolov3-voc-quantization", 0.01, monkeypatch)
+    text = planned_in_full(tmp_path, "yolov3-voc-quantization", Speed(0.01, device), monkeypatch)
     assert re.search(r"yolov3/fp32 +train +200 +16,551 +9:11:42", text)
     assert re.search(r"yolov3/qat +qat +10 +16,551 +27:35", text)
-    assert "about 9:39:17" in text
+    assert f"about 9:39:17 on {place}" in text
     assert "--data DIR" in text
 
 
@@ -187,7 +189,7 @@ def test_a_study_of_unknown_size_is_planned_by_the_thousand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no number was published, the time is that of a thousand images, and in no sum."""
-    text = planned_in_full(tmp_path, "unet-lightweight", 0.01, monkeypatch)
+    text = planned_in_full(tmp_path, "unet-lightweight", Speed(0.01, "cpu"), monkeypatch)
     assert re.search(r"unet/litert +train +100 +- +16:40 per 1,000 images", text)
     assert "in all cannot be told" in text
 
