@@ -61,13 +61,15 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CalibrationSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Images that quantization ranges are taken from.
 
-    Layout 'images' is a folder of images without labels; 'auto' takes one for what it is.
+    Layout 'images' is a folder of images without labels; 'auto' takes one for what it is. `seed`
+    draws the `images`: another one tells how much the ranges depend on the choice.
     """
 
     source: str
     layout: Layout | Literal["images"] = "auto"
     split: str = "train"
     images: Positive = DEFAULT_CALIBRATION_IMAGES
+    seed: Count = 0
 
 
 class TrainingSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

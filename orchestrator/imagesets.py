@@ -26,8 +26,8 @@ from orchestrator.transfer import File
 from orchestrator.workspace import Workspace
 
 SUBSET_SEED = 0
-"""Draws the images that are scored and calibrated on: the same in every run, so that figures can
-be compared and builds are found again. `--seed` is for the order of the trials."""
+"""Draws the images that are scored: the same in every run, so that figures can be compared.
+`--seed` is for the order of the trials."""
 
 _TENSOR_SUFFIXES = (".npy", ".npz")
 
@@ -103,9 +103,9 @@ def calibration_images(experiment: Experiment, workspace: Workspace, log: Log) -
             f"on; ranges fitted to it would flatter INT8; name another split or folder"
         )
     if source.layout in ("auto", "images") and _is_plain_folder(Path(source.source)):
-        return _choose(_plain_files(Path(source.source)), source.images, SUBSET_SEED)
+        return _choose(_plain_files(Path(source.source)), source.images, source.seed)
     whole, _ = _load(source, None, workspace, log)  # any set has images
-    return tuple(image.path for image in whole.subset(source.images, SUBSET_SEED).images)
+    return tuple(image.path for image in whole.subset(source.images, source.seed).images)
 
 
 def _is_scored(source: CalibrationSource | TrainingSource, scored: DataSource) -> bool:

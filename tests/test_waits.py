@@ -34,6 +34,8 @@ BOUNDED: Final = {
     "ago under a name of its own",
     ("models/train/examples.py", "waiting.popleft().result()"): "a thread of this process that "
     "computes a batch and waits for nothing",
+    ("models/train/device.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another training has the "
+    "GPU, which may take hours and is said; the kernel frees it with its holder",
     ("orchestrator/builders/dask.py", "done.result()"): "a build, which may train for "
     "hours; it ends as the one below",
     ("orchestrator/builders/dask.py", "future.result()"): "a build, which may train for "

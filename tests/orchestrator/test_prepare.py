@@ -172,6 +172,24 @@ def test_calibration_count_and_choice(tmp_path: Path, data: Path) -> None:
     assert first.calibration_images == second.calibration_images
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_calibration_images_follow_the_seed(tmp_path: Path, data: Path, plain: bool) -> None:
+    """Another seed draws others of the same images, from a labelled set and a plain folder."""
+    folder = data
+    if plain:
+        folder = tmp_path / "plain"
+        folder.mkdir()
+        for number in range(9):
+            picture(folder / f"{number}.png", number)
+
+    def drawn(seed: int) -> tuple[Path, ...]:
+        source = CalibrationSource(str(folder), split="train", images=2, seed=seed)
+        return prepare(tmp_path, calibrated(tmp_path, source, None)).calibration_images
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(8)}) > 2
+
+
 @pytest.mark.parametrize("layout", ["auto", "images"])
 def test_plain_folder_of_images(tmp_path: Path, layout: str) -> None:
     """A folder of images without labels will do for calibration; the choice ignores its path."""
