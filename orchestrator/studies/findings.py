@@ -20,13 +20,16 @@ class Figure:
 
 
 def judge(finding: Finding, figure: Figure | None) -> Answer:
-    """Whether the whole interval lies within the finding's range, outside of it, or neither."""
+    """Whether the whole interval lies within the finding's range, outside of it, or neither.
+
+    The ends of a range do not belong to it: no difference at all is neither better nor worse.
+    """
     if figure is None:
         return "not measured"
     low = float("-inf") if finding.low is None else finding.low
     high = float("inf") if finding.high is None else finding.high
-    if low <= figure.low and figure.high <= high:
+    if low < figure.low and figure.high < high:
         return "repeats"
-    if figure.high < low or figure.low > high:
+    if figure.high <= low or figure.low >= high:
         return "does not repeat"
     return "undecided"

@@ -38,7 +38,7 @@ class PublishedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A published claim, as a range that a figure of row `a` against row `b` has to lie in.
+    """A published claim, as an open range that a figure of row `a` against row `b` has to lie in.
 
     Size and latency are ratios a / b, accuracy the difference a - b, price the difference of the
     accuracy that each loses for a MB saved. `b` None is the baseline.

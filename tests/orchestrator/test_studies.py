@@ -276,12 +276,15 @@ def test_a_sustained_run_on_emulated_boards_alone_shows_no_course(
         (0.2, 0.3, Figure(0.25, 0.25, 0.25), "repeats"),
         (0.2, 0.3, Figure(0.35, 0.35, 0.35), "does not repeat"),
         (0.0, None, None, "not measured"),
+        (None, 0.0, Figure(0.0, 0.0, 0.0), "does not repeat"),
+        (0.0, None, Figure(0.0, 0.0, 0.0), "does not repeat"),
+        (None, 0.0, Figure(-0.1, -0.2, 0.0), "undecided"),
     ],
 )
 def test_the_whole_interval_decides(
     low: float | None, high: float | None, figure: Figure | None, answer: str
 ) -> None:
-    """Only an interval that lies on one side says anything."""
+    """Only an interval that lies on one side says anything; no difference is on neither side."""
     assert judge(Finding("x", "latency", "a", low=low, high=high), figure) == answer
 
 
