@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ from rich.table import Table
 from models.store import CurvePoint, Manifest
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
+_NAMES: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice", "iou": "IoU"}
 _WIDEST: Final = 40
 """Characters of a drawn curve; longer ones show every n-th epoch."""
 
@@ -69,7 +71,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def draw_curves(path: Path, points: Sequence[CurvePoint], title: str = "") -> None:
-    """Write a picture (.png, .svg): losses on the left, scores on the right.
+    """Write a picture (.png, .svg): losses on the left, scores, where there are any, on the right.
 
     The file appears whole or not at all. Raises ImportError without matplotlib, ValueError
     without points, OSError where it cannot be written.
@@ -78,23 +80,34 @@ def draw_curves(path: Path, points: Sequence[CurvePoint], title: str = "") -> No
         raise ValueError("no learning curves: nothing was trained on the way to this artifact")
     from matplotlib import rc_context  # noqa: PLC0415 - only pictures need it
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as above
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
+    panels = sorted({_panel(point) for point in points})
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
     trainings = curves_of(points)
     for number, training in enumerate(trainings, start=1):
         for (split, metric), curve in training.items():
-            label = f"{split} {metric}" + (f" ({number})" if len(trainings) > 1 else "")
-            axes = losses if metric == "loss" else scores
-            axes.plot([p.epoch for p in curve], [p.value for p in curve], label=label)
-    for axes, name in ((losses, "loss"), (scores, "score")):
-        axes.set(xlabel="epoch", ylabel=name)
-        if axes.lines:
-            axes.legend()
+            label = f"{split} {_NAMES.get(metric, metric)}"
+            label += f" ({number})" if len(trainings) > 1 else ""
+            epochs, values = [p.epoch for p in curve], [p.value for p in curve]
+            # a training of one epoch is a point, which a line alone would not show
+            axes[_panel(curve[0])].plot(epochs, values, marker="o", markersize=3, label=label)
+    for name, panel in axes.items():
+        panel.set(xlabel="epoch", ylabel=name)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.legend()
     figure.suptitle(title)
     whole = path.with_name(f".{path.name}.tmp")
     # No date and no random ids: the same curves give the same file.
     dated = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with rc_context({"svg.hashsalt": "orchestrator"}):
+    # Letters as text: who reads the picture has fonts for names that matplotlib has none for.
+    settings = {"svg.hashsalt": "orchestrator", "svg.fonttype": "none"}
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(whole, format=path.suffix.removeprefix("."), metadata=dated)
     whole.replace(path)
+
+
+def _panel(point: CurvePoint) -> str:
+    return "loss" if point.metric == "loss" else "score"

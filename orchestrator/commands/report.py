@@ -37,5 +37,9 @@ def command(run_id: str | None, out: Path | None, db: str | None, inventory: Pat
         if out is None:
             click.echo(writing.text(store, run.run_id), nl=False)
             return
-        for path in writing.write(store, run.run_id, out):
-            click.echo(f"wrote {path}", err=True)
+        try:
+            written = writing.write(store, run.run_id, out)
+        except OSError as exc:
+            raise click.BadParameter(f"{out}: {exc.strerror}", param_hint="--out") from exc
+    for path in written:
+        click.echo(f"wrote {path}", err=True)

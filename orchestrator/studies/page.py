@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
+from urllib.parse import quote
 
 from orchestrator.studies.course import temperatures
 from orchestrator.studies.findings import Figure, judge
@@ -33,7 +34,7 @@ def page(material: Material, pictures: Mapping[str, str]) -> str:
         lines += ["", "## Files of the whole network", "", *_whole(material.whole, study)]
     lines += temperatures(measured, study, material.sustained)
     for model, file in pictures.items():
-        lines += ["", f"## How {text(model)} learned", "", f"![Learning curves]({file})"]
+        lines += ["", f"## How {text(model)} learned", "", f"![Learning curves]({quote(file)})"]
     return "\n".join(lines) + "\n"
 
 

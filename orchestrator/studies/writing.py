@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from orchestrator.studies.published import Study, studies
 from results.queries import BASELINE
 from results.store import Store
 
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE: Final = re.compile(r"[^\w.-]+")
 
 
 def text(store: Store, run_id: str) -> str:
@@ -31,7 +32,7 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
     material = _load(store, run_id)
     pictures: dict[str, str] = {}
     for model, points in curves(material.run.lines).items():
-        name = f"{out.stem}-{_UNSAFE.sub('-', model)}.svg"
+        name = _file_name(f"{out.stem}-{_UNSAFE.sub('-', model)}", pictures.values())
         try:
             draw_curves(out.with_name(name), points, model)
         except ImportError:
@@ -39,6 +40,12 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
         pictures[model] = name
     out.write_text(page(material, pictures), encoding="utf-8")
     return [out, *(out.with_name(name) for name in pictures.values())]
+
+
+def _file_name(stem: str, taken: Collection[str]) -> str:
+    """A picture's name that no other has: two models may differ in what a file name has not."""
+    names = (f"{stem}{number}.svg" for number in ("", *(f"-{n}" for n in range(2, len(taken) + 2))))
+    return next(name for name in names if name not in taken)
 
 
 def _load(store: Store, run_id: str) -> Material:

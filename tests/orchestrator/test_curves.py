@@ -83,6 +83,17 @@ def test_pictures_are_the_same_for_the_same_curves(suffix: str, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == [one.name, other.name]
 
 
+def test_a_picture_has_no_empty_half_and_takes_any_name(tmp_path: Path) -> None:
+    """Without scores only losses are drawn, and a Korean name stands in it as text."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib: install the extra 'models'")
+    draw_curves(tmp_path / "losses.svg", LOSSES, "유넷")
+    draw_curves(tmp_path / "both.svg", (*LOSSES, *SCORES), "유넷")
+    losses, both = ((tmp_path / f"{name}.svg").read_text() for name in ("losses", "both"))
+    assert (">score<" in losses, ">score<" in both) == (False, True)
+    assert ">유넷<" in losses
+    assert ">val mAP50<" in both
+
+
 def test_a_picture_of_nothing_is_refused(tmp_path: Path) -> None:
     """Without points no empty picture is written."""
     with pytest.raises(ValueError, match="nothing was trained"):

@@ -6,12 +6,14 @@ import contextlib
 import re
 import sqlite3
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import pytest
 from support import stored
 from support.hostile import NASTY, raw_characters
 
+from models.store import CurvePoint
 from orchestrator import experimentfile
 from orchestrator.cli import main
 from orchestrator.studies import writing
@@ -120,6 +122,31 @@ def test_a_report_is_a_file_too(database: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.md"
     assert main(["report", "--db", str(database), "--out", str(out)]) == 0
     assert out.read_text().startswith("# A study\n")
+
+
+def test_models_whose_names_look_alike_have_pictures_of_their_own(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No picture overwrites another, and the page's links lead to them whatever their names."""
+    learned = dict.fromkeys(("유넷", "a b", "a-b"), (CurvePoint(1, "train", "loss", 1.0),))
+    monkeypatch.setattr(writing, "curves", lambda _lines: learned)
+    monkeypatch.setattr(writing, "draw_curves", lambda path, _points, title: path.write_text(title))
+    out = tmp_path / "내 연구 (1).md"
+    assert main(["report", "--db", str(database), "--out", str(out)]) == 0
+    links = re.findall(r"^!\[Learning curves\]\(([^ ()]+)\)$", out.read_text(), re.MULTILINE)
+    assert [(tmp_path / unquote(link)).read_text() for link in links] == ["유넷", "a b", "a-b"]
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_words(
+    database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is not there is a wrong --out, not an unexpected error."""
+    out = tmp_path / "nowhere" / "page.md"
+    assert main(["report", "--db", str(database), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "--out" in said
+    assert "No such file or directory" in said
+    assert "unexpected" not in said
 
 
 def test_a_run_of_no_study_has_its_tables(
