@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -52,7 +52,7 @@ def show(out: Console, rows: Sequence[LeaderboardRow], baseline: str) -> None:
         known = [f"{row[0]} {row[1]} {row[-1]}" for row in cells if row[-1] != NONE]
         if known:
             out.print(Text(f"95 % intervals of the ratio: {'; '.join(known)}"), soft_wrap=True)
-    for note in notes(rows, baseline):
+    for note in (*notes(rows, baseline), *_percentile_notes(rows)):
         out.print(Text(note, style="dim"), soft_wrap=True)
 
 
@@ -182,9 +182,10 @@ def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
     real = [row for row in rows if not row.emulated]
     found = []
     if any(row.ratio is not None for row in real):
+        several = len({row.model for row in rows}) > 1
         found.append(
-            f"ratio: p50 as a share of {baseline}'s on the same board, over paired "
-            f"blocks; below 1 is faster"
+            f"ratio: p50 as a share of {baseline}'s {'of the same model ' if several else ''}"
+            f"on the same board, over paired blocks; below 1 is faster"
         )
     if any(row.ratio is not None for row in real) and _several_runtimes(real):
         of_base = {row.runtime for row in real if row.variant == baseline}
@@ -194,10 +195,6 @@ def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
         )
     if len(real) < len(rows):
         found.append("emulated boards prove that a model runs, not how fast: no times are shown")
-    if any(row.p50_ms is not None and row.p99_ms is None for row in real):
-        found.append(
-            f"p90 needs {min_samples(90)} samples and p99 {min_samples(99)}: '-' has fewer"
-        )
     if any(row.scenario == "sustained" for row in rows):
         found.append(
             "sustained: inferences without a pause for a fixed time, the board heating up; "
@@ -206,6 +203,12 @@ def _speed_notes(rows: Sequence[LeaderboardRow], baseline: str) -> list[str]:
     if any(row.short_trials for row in rows):
         found.append("short: some trials reached their time cap before their sample count")
     return found
+
+
+def _percentile_notes(rows: Sequence[LeaderboardRow]) -> Iterator[str]:
+    """Why a column of the table is empty."""
+    if any(row.p50_ms is not None and row.p99_ms is None for row in rows if not row.emulated):
+        yield f"p90 needs {min_samples(90)} samples and p99 {min_samples(99)}: '-' has fewer"
 
 
 def as_json(rows: Sequence[LeaderboardRow], report: Report) -> str:

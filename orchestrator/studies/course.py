@@ -22,9 +22,10 @@ def temperatures(
         return
     yield from ("", "## Latency against temperature", "")
     if sustained is None:
+        scale = f" --scale {measured.run.scale}" if measured.run.scale else ""
         yield (
-            f"Not measured yet: `orchestrator run {study.sustained if study else ''}` does, and "
-            "this page shows its latest run in the database."
+            f"Not measured yet: `orchestrator run {study.sustained if study else ''}{scale}` does, "
+            "and this page shows its latest run in the database."
         )
         return
     if sustained is not measured:
@@ -63,4 +64,5 @@ def _course(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterato
             ]
             for value, row in rows
         ],
+        texts=2,
     )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from orchestrator.studies.published import Finding
 
-Answer = Literal["repeats", "does not repeat", "undecided", "not measured"]
+Answer = Literal["repeats", "does not repeat", "undecided", "no figure"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def judge(finding: Finding, figure: Figure | None) -> Answer:
     The ends of a range do not belong to it: no difference at all is neither better nor worse.
     """
     if figure is None:
-        return "not measured"
+        return "no figure"
     low = float("-inf") if finding.low is None else finding.low
     high = float("inf") if finding.high is None else finding.high
     if low < figure.low and figure.high < high:

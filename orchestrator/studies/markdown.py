@@ -11,10 +11,10 @@ NONE: Final = "-"
 _MARKUP: Final = {char: f"\\{char}" for char in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;"}
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table; the first column is text, the others are figures."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Iterator[str]:
+    """Lines of a table; the first `texts` columns are text, the others are figures."""
     yield f"| {' | '.join(header)} |"
-    yield f"|{'|'.join(['---'] + ['---:'] * (len(header) - 1))}|"
+    yield f"|{'|'.join(['---'] * texts + ['---:'] * (len(header) - texts))}|"
     for row in rows:
         yield f"| {' | '.join(row)} |"
 

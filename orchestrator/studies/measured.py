@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +64,7 @@ class Measured:
     def __init__(self, store: Store, run_id: str, baseline: str) -> None:
         self._store = store
         self._run_id = run_id
+        self.baseline = baseline
         self.run = _run(store, run_id)
         manifests = {
             row["artifact_sha256"]: _manifest(row["manifest_json"])
@@ -98,11 +99,23 @@ class Measured:
             return Figure(ratio, ratio, ratio)
         if a == b:
             exact = 1.0 if what == "latency" else 0.0
-            return Figure(exact, exact, exact)
+            none = what == "latency" and a.row.emulated
+            return None if none else Figure(exact, exact, exact)
         verdict = self._verdict(a, b)
         if verdict is None:
             return None
         return _latency(a, verdict) if what == "latency" else _accuracy(accuracy, verdict)
+
+    def why_not(self, what: What, a: Line, b: Line) -> tuple[str, ...]:
+        """Why `figure` is None although both were measured; A is the first, B the other."""
+        verdict = self._verdict(a, b)
+        if verdict is None:
+            return ("they fit no group of trials",)
+        if what == "latency":
+            return tuple(reason.message for reason in verdict.latency_reasons)
+        if verdict.accuracy is None:
+            return tuple(reason.message for reason in verdict.accuracy_reasons)
+        return (verdict.accuracy.no_interval or "there is no such figure",)
 
     def price(self, accuracy: AccuracyName, a: Line, b: Line, base: Line) -> Figure | None:
         """Accuracy lost for each MB saved against `base`: that of `a` less that of `b`.
@@ -167,11 +180,6 @@ class Material:
     study: Study | None
     sustained: Measured | None
     whole: Measured | None
-
-    @property
-    def of_whole(self) -> Material:
-        """The same for the run at full size."""
-        return self if self.whole is None else replace(self, run=self.whole)
 
 
 _CPU: Final = """

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
+from orchestrator.final import notes
 from orchestrator.studies.course import temperatures
 from orchestrator.studies.findings import Figure, judge
 from orchestrator.studies.markdown import NONE, number, table, text
@@ -17,7 +18,7 @@ _WORDS: Final = {
     "size": "size",
     "latency": "latency",
     "accuracy": "accuracy",
-    "price": "accuracy lost a MB saved",
+    "price": "difference of accuracy lost for each MB saved",
 }
 _ACCURACY: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice"}
 
@@ -55,8 +56,9 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
         yield ""
         yield (
             "**Reduced size.** Networks of the same kind, but narrower, trained for minutes on the "
-            "procedural sets: ratios and directions may be compared with the published ones, "
-            "absolute figures may not. `--scale full` is the published set-up."
+            "procedural sets: directions may be compared with the published ones, absolute figures "
+            "may not, and ratios with care: of files this small a good part is the graph, of "
+            "inferences this short the calls. `--scale full` is the published set-up."
         )
 
 
@@ -75,6 +77,7 @@ def _published(study: Study) -> Iterator[str]:
             ]
             for row in study.rows
         ],
+        texts=2,
     )
 
 
@@ -89,6 +92,9 @@ def _board(material: Material, board: str) -> Iterator[str]:
         yield "**Emulated:** its times mean nothing and are left out."
     yield ""
     yield from _figures(lines)
+    yield ""
+    for note in notes([line.row for line in lines], measured.baseline):
+        yield f"- {text(note)}"
     if study is not None:
         yield from ["", "### Against the published figures", ""]
         yield from _side_by_side(measured, study, board)
@@ -116,6 +122,7 @@ def _figures(lines: Sequence[Line]) -> Iterator[str]:
             ]
             for one in lines
         ],
+        texts=2,
     )
 
 
@@ -212,21 +219,22 @@ def _published_baseline(study: Study) -> PublishedRow:
 def _findings(material: Material, study: Study, board: str) -> Iterator[str]:
     rows = []
     for finding in study.findings:
-        figure, where = _evidence(material, study, board, finding), ""
+        of, where, on = material.run, "", board
         if finding.what == "size" and material.whole is not None:
-            figure = _evidence(material.of_whole, study, material.whole.boards[0], finding)
-            where = " (whole network)"
-        shown = NONE if figure is None else _shown(finding.what, figure)
-        told = f"{_WORDS[finding.what]} {shown}{where}"
+            of, where, on = material.whole, " (whole network)", material.whole.boards[0]
+        figure = _evidence(of, study, on, finding)
+        if figure is None:
+            told = f"{_WORDS[finding.what]}: {_missing(of, study, on, finding)}"
+        else:
+            told = f"{_WORDS[finding.what]} {_shown(finding.what, figure)}{where}"
         rows.append([finding.text, told, f"**{judge(finding, figure)}**"])
-    yield from table(["published finding", "here", ""], rows)
+    yield from table(["published finding", "here", ""], rows, texts=3)
     yield ""
     yield "A finding repeats where the whole interval lies on its side, and is undecided where the"
     yield "interval holds both."
 
 
-def _evidence(material: Material, study: Study, board: str, finding: Finding) -> Figure | None:
-    measured = material.run
+def _evidence(measured: Measured, study: Study, board: str, finding: Finding) -> Figure | None:
     a = measured.line(board, study.row(finding.a))
     b = measured.line(board, labelled(study, finding.b))
     if a is None or b is None:
@@ -235,6 +243,21 @@ def _evidence(material: Material, study: Study, board: str, finding: Finding) ->
         base = measured.line(board, study.baseline)
         return None if base is None else measured.price(study.accuracy, a, b, base)
     return measured.figure(finding.what, study.accuracy, a, b)
+
+
+def _missing(measured: Measured, study: Study, board: str, finding: Finding) -> str:
+    """Why there is no figure: a row that was not measured, or that cannot be compared."""
+    a, b = study.row(finding.a), labelled(study, finding.b)
+    base = study.baseline
+    found = []
+    for one, other in ((a, base), (b, base)) if finding.what == "price" else ((a, b),):
+        line, against = measured.line(board, one), measured.line(board, other)
+        if line is None or against is None:
+            return "not measured"
+        what = "accuracy" if finding.what == "price" else finding.what
+        words = "; ".join(measured.why_not(what, line, against)) or "nothing was saved"
+        found.append(f"A is {line.label}, B {against.label}: {words}")
+    return text(f"not comparable ({'. '.join(found)})")
 
 
 def _over(value: float | None, of: float | None) -> str:

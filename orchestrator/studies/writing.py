@@ -55,7 +55,7 @@ def _load(store: Store, run_id: str) -> Material:
     sustained = measured if measured.sustained else None
     whole = None
     if study is not None and study.sustained is not None and sustained is None:
-        sustained = _newest(store, study.sustained)
+        sustained = _newest(store, study.sustained, measured.run.scale)
     if study is not None and study.whole not in (None, measured.run.scale):
         whole = _newest(store, experiment, study.whole)
     return Material(measured, study, sustained, whole)

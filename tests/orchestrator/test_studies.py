@@ -74,7 +74,7 @@ def test_findings_are_judged(database: Path, capsys: pytest.CaptureFixture[str])
     assert re.search(r"INT8 is faster .*\*\*repeats\*\*", local)
     assert re.search(r"INT8 is slower .*\*\*does not repeat\*\*", local)
     assert re.search(r"INT8 is slower .*\*\*repeats\*\*", pi5)
-    assert re.search(r"QAT is better .*\*\*not measured\*\*", local)
+    assert "| QAT is better | accuracy: not measured | **no figure** |" in local
 
 
 def test_size_is_judged_on_the_whole_network(
@@ -105,7 +105,7 @@ def test_what_a_saved_megabyte_costs(
     monkeypatch.setattr(writing, "_study", lambda _name: study)
     monkeypatch.setattr(Line, "size_mb", property(lambda line: SIZES_MB[line.row.recipe]))
     page = report(database, capsys, stored.FIRST)
-    told = re.search(r"accuracy lost a MB saved \+0\.0000 \((\S+) … (\S+)\)", page)
+    told = re.search(r"accuracy lost for each MB saved \+0\.0000 \((\S+) … (\S+)\)", page)
     assert told is not None
     low, high = map(float, told.groups())
     assert low == -high < -0.01  # 0.4 lost, give or take, by 3 MB
@@ -160,6 +160,30 @@ def test_a_run_of_no_study_has_its_tables(
     assert "mAP50" not in page
 
 
+def test_the_page_says_what_its_figures_rest_on(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images, set, meaning of the ratio and lost accuracy stand under the figures."""
+    page = report(database, capsys, stored.FIRST)
+    figures = page.split("## Measured on ")[1].split("### Against")[0]
+    assert re.search(r"^- mAP: \d+ images of \S+, detected on the board", figures, re.MULTILINE)
+    assert "- LOST ACCURACY: local: tinydet/int8_ptq keeps" in figures
+    assert "- ratio: p50 as a share of fp32's on the same board" in figures
+
+
+def test_what_cannot_be_compared_is_not_called_unmeasured(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a board was held back, the page says so in the place of a figure."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        held = "UPDATE summaries SET throttled_bits = 4 WHERE trial_no IN (SELECT trial_no FROM "
+        held += "trials WHERE board = 'local' AND recipe = 'int8_ptq')"
+        assert connection.execute(held).rowcount > 0
+    local = report(database, capsys, stored.FIRST).split("## Measured on ")[1]
+    told = "A is tinydet/int8_ptq, B tinydet/fp32: A ran while its board was held back (throttled)"
+    assert f"| INT8 is faster | latency: not comparable ({told}) | **no figure** |" in local
+
+
 def test_a_study_shows_latency_against_temperature(
     database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +198,21 @@ def test_a_study_shows_latency_against_temperature(
     assert re.search(r"pi5 \| tinydet/fp32 \| 50 … 52 \| 700 \| 100\.00\d", page)
     assert "local" not in page  # it has no sensor
     assert report(database, capsys, added).count("50 … 52") == 2
+
+
+def test_temperatures_are_those_of_the_same_scale(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small twin's run without pauses does not stand on the page of the full networks."""
+    study = msgspec.structs.replace(STUDY, sustained="pauseless")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    stored.add_run(database, "pauseless", "pi5", scenario="sustained", scale="smoke")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        told = """UPDATE runs SET experiment_json = '{"experiment": {"scale": "full"}}'
+                  WHERE run_id = ?"""
+        connection.execute(told, [stored.FIRST])
+    page = report(database, capsys, stored.FIRST)
+    assert "Not measured yet: `orchestrator run pauseless --scale full` does" in page
 
 
 def test_without_a_sensor_a_study_shows_the_course_over_time(
@@ -278,7 +317,8 @@ def test_an_emulated_board_is_marked_and_has_no_times(
     assert [row[4:7] for row in rows] == [["-"] * 3] * 2
     assert "| -0.4000 (" in emulated  # what was detected counts
     assert re.search(r"\| PTQ \| 0\.250 \| 1\.000 \| 0\.500 \| - \|", emulated)
-    assert emulated.count("**not measured**") == 3
+    assert emulated.count("board pi5 is emulated: speed means nothing) | **no figure** |") == 2
+    assert "| base | 1.000 | 1.000 | 1.000 | - |" in emulated
     assert "| local |" in course
     assert "pi5" not in course
 
@@ -302,7 +342,7 @@ def test_a_sustained_run_on_emulated_boards_alone_shows_no_course(
         (None, 1.0, Figure(1.3, 1.2, 1.4), "does not repeat"),
         (0.2, 0.3, Figure(0.25, 0.25, 0.25), "repeats"),
         (0.2, 0.3, Figure(0.35, 0.35, 0.35), "does not repeat"),
-        (0.0, None, None, "not measured"),
+        (0.0, None, None, "no figure"),
         (None, 0.0, Figure(0.0, 0.0, 0.0), "does not repeat"),
         (0.0, None, Figure(0.0, 0.0, 0.0), "does not repeat"),
         (None, 0.0, Figure(-0.1, -0.2, 0.0), "undecided"),
