@@ -150,11 +150,11 @@ def _show_trials(out: Console, foreseen: Foreseen, prepared: Prepared) -> None:
         Column("trial", figures=True),
         Column("block", figures=True),
         Column("variant"),
-        *([Column("runtime")] if several else []),
+        *([Column("runtime", spare=3)] if several else []),
         Column("samples", figures=True),
         Column("time s", figures=True),
-        Column("threads", figures=True),
-        Column("images", figures=True),
+        Column("threads", figures=True, spare=2),
+        Column("images", figures=True, spare=1),
     ]
     rows = [
         [

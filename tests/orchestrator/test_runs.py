@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,23 @@ def test_the_final_table_fits_the_terminal(
         ["local", "int8_ptq"], ["local", "fp32"], ["pi5", "fp32"], ["pi5", "int8_ptq"],
     ]  # fmt: skip
     assert max(map(len, lines[start : start + 6])) <= columns
+
+
+def test_no_figure_is_cut_where_names_are_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 80 columns figures that follow least from the others go first; none is shortened."""
+    database = fill(tmp_path / "results.sqlite")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE trials SET model = 'yolov9-redesigned' WHERE board = 'local'")
+    narrow_to(80, monkeypatch)
+    lines = runs(database, "show", FIRST)
+    header = next(line for line in lines if line.startswith("board "))
+    table = lines[lines.index(header) : lines.index(header) + 6]
+    assert max(map(len, table)) <= 80
+    assert "…" not in "".join(table)
+    assert {"MB", "mAP50", "ratio"} <= set(header.split())
+    assert any("95 % intervals of the ratio: pi5 " in line and "yolov9" in line for line in lines)
 
 
 def test_a_run_is_shown_with_its_final_table(database: Path) -> None:
