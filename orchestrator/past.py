@@ -16,7 +16,7 @@ from orchestrator.execute import attempt_id
 from orchestrator.experiment import Experiment
 from orchestrator.plan import RunRequest
 from results.errors import UnknownRun
-from results.queries import RunRow, runs
+from results.queries import BASELINE, RunRow, runs
 from results.store import Store
 
 VariantKey = tuple[str, str, str]
@@ -133,6 +133,14 @@ def request_of(store: Store, run_id: str) -> tuple[RunRequest, Experiment]:
         raise ExperimentError(
             f"run {run_id} was stored by another version and cannot be resumed: {exc}"
         ) from exc
+
+
+def baseline_of(store: Store, run_id: str) -> str:
+    """The variant that a stored run compares with; fp32 where another version wrote the run."""
+    try:
+        return request_of(store, run_id)[1].baseline
+    except ExperimentError:
+        return BASELINE
 
 
 def _decode(kind: type, value: Any) -> Any:

@@ -46,9 +46,7 @@ class Compared:
 
 @click.command("compare", epilog=_EPILOG)
 @click.argument("sides", nargs=-1, metavar="[A B]")
-@click.option(
-    "--baseline", metavar="VARIANT", default="fp32", show_default=True, help="Without A and B."
-)
+@click.option("--baseline", metavar="VARIANT", help="Without A and B.  [default: the run's own]")
 @click.option("--run", "run_id", metavar="RUN", help="Without it, the latest run.")
 @click.option("--board", metavar="BOARD", help="Without A and B: only this board.")
 @click.option(
@@ -62,7 +60,7 @@ class Compared:
 @inventory_option
 def command(
     sides: tuple[str, ...],
-    baseline: str,
+    baseline: str | None,
     run_id: str | None,
     board: str | None,
     across: tuple[str, ...],
@@ -112,15 +110,16 @@ def _of_run(store: Store, selector: Selector, run_id: str | None) -> Selector:
 def _compare_all(
     store: Store,
     run_id: str | None,
-    baseline: str,
+    baseline: str | None,
     board: str | None,
     across: Sequence[str],
     *,
     as_json: bool,
 ) -> None:
-    from orchestrator.past import find_run  # noqa: PLC0415 - sqlalchemy is slow
+    from orchestrator.past import baseline_of, find_run  # noqa: PLC0415 - sqlalchemy is slow
 
     run = find_run(store, run_id).run_id
+    baseline = baseline or baseline_of(store, run)
     compared = list(_against_baseline(store, run, baseline, board, across))
     if as_json:
         verdicts = [one.verdict.as_dict() for one in compared if one.verdict is not None]
@@ -189,7 +188,7 @@ def _show(run: str, baseline: str, compared: Sequence[Compared]) -> None:
     )
     click.echo(f"run {printable(run)}: against {printable(baseline)} on the same board")
     click.echo()
-    several = len({one.row.model for one in compared}) > 1
+    several = _several_models(compared)
     cells = [_cells(one, several, figures, ranges) for one in compared]
     shown = tables.show(tables.console(), columns, cells)
     hidden = [name for at, name in enumerate(ranges, len(columns) - len(ranges)) if at not in shown]
@@ -210,13 +209,24 @@ def _range(verdict: Verdict | None, name: str) -> str:
     return "-" if found is None else f"{found.low:+.3f} to {found.high:+.3f}"
 
 
+def _several_models(compared: Sequence[Compared]) -> bool:
+    return len({one.row.model for one in compared}) > 1
+
+
+def _named(one: Compared, several: bool, variant: str | None = None) -> str:
+    """Board and variant, with the model where there are several."""
+    name = variant or one.row.variant
+    return f"{one.row.board} {one.row.model}/{name}" if several else f"{one.row.board} {name}"
+
+
 def _hidden_ranges(compared: Sequence[Compared], names: Sequence[str]) -> Iterator[str]:
     """A line for each interval whose column had no room."""
+    several = _several_models(compared)
     for one in compared:
         known = [(name, _range(one.verdict, name)) for name in names]
         words = [f"{FIGURES[name]} {found}" for name, found in known if found != "-"]
         if words:
-            yield f"{one.row.board} {one.row.variant}: 95 % interval of {', '.join(words)}"
+            yield f"{_named(one, several)}: 95 % interval of {', '.join(words)}"
 
 
 def _cells(
@@ -257,14 +267,15 @@ def _footnotes(baseline: str, compared: Sequence[Compared]) -> Iterator[str]:
         yield "95 % of a difference: images drawn anew with replacement, the same for both"
     for why in dict.fromkeys(one.no_interval for one in accuracies if one.no_interval):
         yield f"no interval of an accuracy: {why}"
-    lines = [line for one in compared for line in _amiss(baseline, one)]
+    several = _several_models(compared)
+    lines = [line for one in compared for line in _amiss(baseline, one, several)]
     if any("not comparable" in line for line in lines):
         yield "A is the variant, B the baseline:"
     yield from dict.fromkeys(lines)
 
 
-def _amiss(baseline: str, one: Compared) -> Iterator[str]:
-    names = {"A: ": f"{one.row.board} {one.row.variant}", "B: ": f"{one.row.board} {baseline}"}
+def _amiss(baseline: str, one: Compared, several: bool) -> Iterator[str]:
+    names = {"A: ": _named(one, several), "B: ": _named(one, several, baseline)}
     if one.verdict is None:
         yield f"{names['A: ']}: {one.problem}"
         return
@@ -273,4 +284,5 @@ def _amiss(baseline: str, one: Compared) -> Iterator[str]:
     for reason in one.verdict.accuracy_reasons:
         yield f"{names['A: ']}: accuracy not comparable because {reason.message}"
     for note in one.verdict.notes:
-        yield f"{names[note[:3]]}: {note[3:]}"
+        of_board = note[3:].startswith(f"{one.row.board} ")
+        yield note[3:] if of_board else f"{names[note[:3]]}: {note[3:]}"

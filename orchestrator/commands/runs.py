@@ -44,17 +44,18 @@ def show(location: str | Path, run_id: str | None) -> None:
     RUN is a run's id, or the beginning of one as long as only one run begins so.
     """
     from orchestrator import final, tables  # noqa: PLC0415 - --help does without rich
-    from orchestrator.past import find_run  # noqa: PLC0415 - sqlalchemy is slow
-    from results.queries import BASELINE, leaderboard  # noqa: PLC0415 - sqlalchemy is slow
+    from orchestrator.past import baseline_of, find_run  # noqa: PLC0415 - sqlalchemy is slow
+    from results.queries import leaderboard  # noqa: PLC0415 - sqlalchemy is slow
     from results.store import Store  # noqa: PLC0415 - as above
 
     with Store.open(location, create=False, read_only=True) as store:
         run = find_run(store, run_id)
-        rows = leaderboard(store, run.run_id)
+        baseline = baseline_of(store, run.run_id)
+        rows = leaderboard(store, run.run_id, baseline)
     for name, text in _facts(run):
         click.echo(f"{name:<10} {printable(text)}")
     click.echo()
-    final.show(tables.console(), rows, BASELINE)
+    final.show(tables.console(), rows, baseline)
 
 
 def _list(location: str | Path, limit: int) -> None:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.curves import draw_curves
-from orchestrator.errors import ExperimentError
-from orchestrator.past import request_of
+from orchestrator.past import baseline_of
 from orchestrator.studies.measured import Material, Measured, curves, latest_run
 from orchestrator.studies.page import page
 from orchestrator.studies.published import Study, studies
-from results.queries import BASELINE
 from results.store import Store
 
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
@@ -67,11 +65,7 @@ def _newest(store: Store, experiment: str, scale: str | None = None) -> Measured
 
 
 def _measured(store: Store, run_id: str) -> Measured:
-    try:
-        baseline = request_of(store, run_id)[1].baseline
-    except ExperimentError:
-        baseline = BASELINE
-    return Measured(store, run_id, baseline)
+    return Measured(store, run_id, baseline_of(store, run_id))
 
 
 def _study(name: str) -> Study | None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,9 @@ from click.testing import CliRunner
 from support.stored import FIRST, LATEST, detected, fill, segmented
 from support.terminal import narrow_to
 
-from orchestrator import cli
+from orchestrator import cli, experimentfile
+from orchestrator.plan import RunRequest
+from orchestrator.runner import run_record
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,34 @@ def test_the_baseline_can_be_any_variant(database: Path) -> None:
     row = lines[4].split()
     assert row[:4] == ["local", "fp32", "slower", "2.000"]
     assert not any(line.startswith("pi5") for line in lines)
+
+
+def test_the_runs_own_baseline_is_that_of_every_screen(tmp_path: Path) -> None:
+    """Without --baseline, `compare` and `runs show` take ratios to what the run itself did."""
+    database = fill(tmp_path / "results.sqlite")
+    experiment = experimentfile.load("demo", tmp_path)
+    experiment = dataclasses.replace(experiment, baseline="int8_ptq")
+    request = RunRequest(run_id=FIRST, seed=7, boards="pi5")
+    told = run_record(request, experiment, datetime(2026, 1, 1, tzinfo=UTC)).experiment_json
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE runs SET experiment_json = ? WHERE run_id = ?", [told, FIRST])
+    lines = compare(database, "--run", FIRST)
+    assert lines[0] == f"run {FIRST}: against int8_ptq on the same board"
+    shown = CliRunner().invoke(cli.cli, ["runs", "--db", str(database), "show", FIRST]).stdout
+    assert "ratio: p50 as a share of int8_ptq's on the same board" in shown
+
+
+def test_models_are_told_apart_in_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several models each interval and each note has the model's name in it."""
+    database = fill(tmp_path / "results.sqlite", detected)
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE trials SET model = 'twin' WHERE board = 'local'")
+        connection.execute("UPDATE summaries SET steady_from = NULL")
+    narrow_to(80, monkeypatch)
+    lines = compare(database, "--run", FIRST)
+    assert any(line.startswith("local twin/int8_ptq: 95 % interval of mAP50") for line in lines)
+    assert "local twin/fp32: 3 of 3 trials reached no steady state" in lines
+    assert lines.count("local cannot say whether it was throttled") == 1
 
 
 def test_what_was_not_measured_is_not_comparable(database: Path) -> None:
