@@ -232,19 +232,19 @@ _Source = TypeVar("_Source", DataSource, CalibrationSource, TrainingSource)
 def with_data(experiment: Experiment, folder: str, base_dir: Path) -> Experiment:
     """The experiment with `folder` (relative to `base_dir`) where it asks for given data.
 
-    Raises ExperimentError where it asks for none.
+    'shapes' and 'blobs' are the procedural sets here as well. Raises ExperimentError where it
+    asks for none.
     """
     if not experiment.lacks_data:
         raise ExperimentError(
             f"{experiment.name} names its own data (no `source: given`), so --data has no meaning"
             + (f" at scale {experiment.scale}" if experiment.scale else "")
         )
-    path = str(base_dir / Path(folder).expanduser())
 
     def filled(source: _Source | None) -> _Source | None:
         if source is None or source.source != GIVEN:
             return source
-        return msgspec.structs.replace(source, source=path)
+        return absolute(msgspec.structs.replace(source, source=folder), base_dir)
 
     return dataclasses.replace(
         experiment,

@@ -13,7 +13,7 @@ import yaml
 
 from models.recipes import Runtime, make_recipe, parse_steps
 from orchestrator import yamlfile
-from orchestrator.errors import ExperimentError, unknown_name
+from orchestrator.errors import ExperimentError, UnknownName, unknown_name
 from orchestrator.experiment import (
     DEFAULT_ACCURACY_CAP_S,
     CalibrationSource,
@@ -154,6 +154,8 @@ def read(path: Path, scale: str | None = None) -> Experiment:
     def scaled(root: yaml.Node) -> yaml.Node:
         scales = child(root, "scales")
         known = keys(scales)
+        if scale is not None and scales is None:
+            raise UnknownName(f"{path.stem} has one size and no scale '{scale}'; leave it out")
         if scale is not None and scale not in known:
             raise unknown_name("scale", scale, known)
         chosen.append(scale or next(iter(known), None))

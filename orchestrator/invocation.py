@@ -74,6 +74,7 @@ def resolve(
     known = inventories.load(place.inventory)
     entries = () if boards is None else inventories.select(known, boards)
     request = _request(boards or "", experiment, given)
+    find(request.build_on, known)  # an unknown builder is refused before any data is read
     chosen = _experiment(request, known, place)
     virtual = bool(entries) and all(entry.lab for entry in entries)
     own_file = request.experiment is not None and is_path(request.experiment)

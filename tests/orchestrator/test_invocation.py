@@ -117,6 +117,15 @@ def test_refused_names_record_no_run(boards: Boards) -> None:
     assert not Path("results.sqlite").exists() or rows("SELECT 1 FROM runs") == []
 
 
+def test_an_unknown_builder_is_refused_before_data_is_read(
+    boards: Boards, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped --build-on ends a run, and a dry run, before anything else is done."""
+    for words in (("--boards", "a"), ("--boards", "a", "--dry-run")):
+        assert main([*RUN, *words, "--data", "nowhere", "--build-on", "gpubx"]) == 12
+        assert "no builder 'gpubx'" in capsys.readouterr().err
+
+
 def test_two_runs(boards: Boards) -> None:
     """A second run is stored beside the first, and finds its artifact built and pushed."""
     main([*RUN, "--boards", "a"])

@@ -97,6 +97,18 @@ def test_given_data_is_what_the_command_line_names(study: Path, tmp_path: Path) 
     assert found.data.source == found.training.source == str(tmp_path / "voc")
 
 
+def test_given_data_may_be_a_procedural_set(study: Path, tmp_path: Path) -> None:
+    """--data blobs means the set that is drawn here, as it does with --model, not a folder."""
+    found = experiment.with_data(experimentfile.read(study, "full"), "blobs", tmp_path)
+    assert found.data == experiment.DataSource("blobs", layout="blobs", split="test")
+
+
+def test_a_scale_of_an_experiment_of_one_size_is_refused_in_words(tmp_path: Path) -> None:
+    """The message does not list scales where there are none, but says to leave the option out."""
+    with pytest.raises(UnknownName, match="demo has one size and no scale 'full'; leave it out"):
+        experimentfile.load("demo", tmp_path, "full")
+
+
 def test_data_is_refused_where_none_is_asked_for(study: Path, tmp_path: Path) -> None:
     """--data has no meaning for an experiment that brings its own."""
     with pytest.raises(ExperimentError, match="scale smoke"):
