@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from models.store import CurvePoint, Manifest
+from orchestrator.text import printable
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _NAMES: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice", "iou": "IoU"}
-_WIDEST: Final = 40
-"""Characters of a drawn curve; longer ones show every n-th epoch."""
+_WIDEST: Final = 24
+"""Characters of a drawn curve, so that a table fits 80; longer ones show every n-th epoch."""
 
 Curve = tuple[CurvePoint, ...]
 
@@ -38,12 +41,21 @@ def curves_table(manifest: Manifest) -> Table | None:
     """One line a curve: first, best and last value, and its course; None without any."""
     if not manifest.curves:
         return None
-    table = Table(title=f"Learning curves of {manifest.model}/{manifest.recipe}")
+    title = Text(f"learning curves of {printable(f'{manifest.model}/{manifest.recipe}')}")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in ("training", "split", "metric", "epochs"):
         table.add_column(name)
     for name in ("first", "best", "last"):
         table.add_column(name, justify="right")
-    table.add_column("course")
+    table.add_column("course", no_wrap=True)
     for number, training in enumerate(curves_of(manifest.curves), start=1):
         for (split, metric), curve in training.items():
             values = [point.value for point in curve]
@@ -51,7 +63,7 @@ def curves_table(manifest: Manifest) -> Table | None:
             table.add_row(
                 str(number),
                 split,
-                metric,
+                _NAMES.get(metric, metric),
                 str(curve[-1].epoch),
                 *(f"{value:.4f}" for value in (values[0], best, values[-1])),
                 sparkline(values),
@@ -60,7 +72,7 @@ def curves_table(manifest: Manifest) -> Table | None:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The values as bars from the lowest to the highest, at most 40 of them."""
+    """The values as bars from the lowest to the highest, at most 24 of them."""
     step = -(-len(values) // _WIDEST)
     shown = values[::step]
     low, high = min(shown), max(shown)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from agent import wire
@@ -14,6 +15,7 @@ from models.figures import Section
 from models.store import Manifest
 from orchestrator import tables
 from orchestrator.assign import Built, BuiltVariant
+from orchestrator.curves import curves_table
 from orchestrator.tables import NONE, Column
 from orchestrator.text import printable
 
@@ -30,18 +32,35 @@ Named = Iterator[tuple[str, str, Manifest]]
 
 
 def show(out: Console, built: Built) -> None:
-    """Print figures, sections and operators of every variant that was built."""
+    """Print figures, sections, operators and learning curves of every variant that was built."""
     variants = [*_variants(built)]
     figures = [_figures(name, isa, manifest) for name, isa, manifest in variants]
+    out.print()
     tables.show(out, _FIGURE_COLUMNS, figures)
     sections = [row for found in variants for row in _sections(*found)]
     if sections:
+        out.print()
         tables.show(out, _SECTION_COLUMNS, sections)
+    out.print()
     for name, isa, manifest in variants:
         out.print(Text(f"{name} for {isa}", style="bold"))
         for line in _lines(manifest):
             out.print(Text(f"  {printable(line)}"), soft_wrap=True)
+    for table in _learned(variants):
+        out.print()
+        out.print(table)
     out.print(Text(CONVENTION, style="dim"), soft_wrap=True)
+
+
+def _learned(variants: Sequence[tuple[str, str, Manifest]]) -> Iterator[Table]:
+    """The curves of each training once, whatever variants share it."""
+    seen = set()
+    for _, _, manifest in variants:
+        if manifest.curves not in seen:
+            seen.add(manifest.curves)
+            table = curves_table(manifest)
+            if table is not None:
+                yield table
 
 
 def as_json(built: Built) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from models import recipes, zoo
 from models.build import VariantRequest, build
 from models.data.shapes import ensure_shapes
 from models.figures import Figures
-from models.store import Artifact, ArtifactStore
+from models.store import Artifact, ArtifactStore, CurvePoint
 from orchestrator import building, explain
 from orchestrator.accuracy import Accuracy
 from orchestrator.assign import BuiltVariant
@@ -62,6 +62,15 @@ def test_figures_fit_80_columns(tinydet: BuiltVariant) -> None:
     assert all(len(line) <= 80 and "…" not in line for line in tables)
     assert any("operators: Conv 34, Relu 28" in line for line in lines)
     assert "FLOPs are twice as many" in " ".join(lines)
+
+
+def test_learning_curves_are_shown_once(tinydet: BuiltVariant) -> None:
+    """What was learned on the way stands in a table; variants that share it do not repeat it."""
+    learned = changed(tinydet, curves=tuple(CurvePoint(e, "train", "loss", 1 / e) for e in (1, 2)))
+    lines = at_80_columns({("tinydet", recipe, ISA): learned for recipe in ("fp32", "int8_ptq")})
+    assert sum(line.startswith("learning curves of") for line in lines) == 1
+    (loss,) = [line for line in lines if " loss " in line]
+    assert loss.split() == ["1", "train", "loss", "2", "1.0000", "0.5000", "0.5000", "█▁"]
 
 
 def test_the_same_as_json(tinydet: BuiltVariant) -> None:
