@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from orchestrator.studies.findings import Figure
 from orchestrator.text import printable
 
 NONE: Final = "-"
+_FORMS: Final = {"size": ".3f", "latency": ".3f", "accuracy": "+.4f", "price": "+.4f"}
 _MARKUP: Final = {char: f"\\{char}" for char in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;"}
 
 
@@ -22,6 +24,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) 
 def number(value: float | None, form: str) -> str:
     """A figure, or NONE where there is none."""
     return NONE if value is None else f"{value:{form}}"
+
+
+def over(value: float | None, of: float | None) -> str:
+    """The ratio of two figures, or NONE."""
+    return NONE if value is None or of is None else f"{value / of:.3f}"
+
+
+def less(value: float | None, of: float | None) -> str:
+    """The difference of two figures, or NONE."""
+    return NONE if value is None or of is None else f"{value - of:+.4f}"
+
+
+def shown(what: str, figure: Figure | None) -> str:
+    """A figure with its interval, where it has one, or NONE."""
+    if figure is None:
+        return NONE
+    form = _FORMS[what]
+    if figure.low == figure.high:
+        return f"{figure.value:{form}}"
+    return f"{figure.value:{form}} ({figure.low:{form}} … {figure.high:{form}})"
 
 
 def text(given: str) -> str:

@@ -9,11 +9,11 @@ from urllib.parse import quote
 from orchestrator.final import notes
 from orchestrator.studies.course import temperatures
 from orchestrator.studies.findings import Figure, judge
-from orchestrator.studies.markdown import NONE, number, table, text
+from orchestrator.studies.markdown import NONE, less, number, over, shown, table, text
 from orchestrator.studies.measured import Line, Material, Measured, labelled
-from orchestrator.studies.published import AccuracyName, Finding, PublishedRow, Study
+from orchestrator.studies.published import AccuracyName, Finding, Study
+from orchestrator.studies.whole import places, whole_network
 
-_FORMS: Final = {"size": ".3f", "latency": ".3f", "accuracy": "+.4f", "price": "+.4f"}
 _WORDS: Final = {
     "size": "size",
     "latency": "latency",
@@ -32,7 +32,7 @@ def page(material: Material, pictures: Mapping[str, str]) -> str:
     for board in measured.boards:
         lines += ["", f"## Measured on {text(board)}", "", *_board(material, board)]
     if study is not None and material.whole is not None:
-        lines += ["", "## Files of the whole network", "", *_whole(material.whole, study)]
+        lines += ["", "## The whole network, untrained", "", *whole_network(material.whole, study)]
     lines += temperatures(measured, study, material.sustained)
     for model, file in pictures.items():
         lines += ["", f"## How {text(model)} learned", "", f"![Learning curves]({quote(file)})"]
@@ -140,7 +140,7 @@ def _times(line: Line) -> list[str]:
 def _side_by_side(measured: Measured, study: Study, board: str) -> Iterator[str]:
     """Ratios to the baseline: published, and here with 95 % intervals."""
     base = measured.line(board, study.baseline)
-    of = _published_baseline(study)
+    of = study.baseline_row
     name = _ACCURACY[study.accuracy]
     rows = []
     for row in study.rows:
@@ -148,11 +148,11 @@ def _side_by_side(measured: Measured, study: Study, board: str) -> Iterator[str]
         rows.append(
             [
                 row.label,
-                _over(row.size_mb, of.size_mb),
+                over(row.size_mb, of.size_mb),
                 _here(measured, study.accuracy, "size", line, base),
-                _over(row.latency_ms, of.latency_ms),
+                over(row.latency_ms, of.latency_ms),
                 _here(measured, study.accuracy, "latency", line, base),
-                _less(row.accuracy, of.accuracy),
+                less(row.accuracy, of.accuracy),
                 _here(measured, study.accuracy, "accuracy", line, base),
             ]
         )
@@ -170,63 +170,22 @@ def _here(
     if a is None or b is None:
         return "not measured"
     figure = measured.figure(what, accuracy, a, b)  # type: ignore[arg-type] # one of What
-    return NONE if figure is None else _shown(what, figure)
-
-
-def _shown(what: str, figure: Figure) -> str:
-    form = _FORMS[what]
-    if figure.low == figure.high:
-        return f"{figure.value:{form}}"
-    return f"{figure.value:{form}} ({figure.low:{form}} … {figure.high:{form}})"
-
-
-def _whole(whole: Measured, study: Study) -> Iterator[str]:
-    """Sizes of the network at its full width, which do not depend on its weights."""
-    board = whole.boards[0]
-    base = whole.line(board, study.baseline)
-    of = _published_baseline(study)
-    yield f"From run `{text(whole.run.run_id)}` at scale `{whole.run.scale}`: the network in its"
-    yield "full width with random weights, whose files are as large as those of a trained one."
-    yield ""
-    rows = []
-    for row in study.rows:
-        line = whole.line(board, row)
-        if line is None or base is None:
-            continue
-        here = line.row.size_bytes / base.row.size_bytes
-        published = None if row.size_mb is None or of.size_mb is None else row.size_mb / of.size_mb
-        rows.append(
-            [
-                row.label,
-                number(line.parameters, ",d"),
-                number(row.size_mb, ".2f"),
-                f"{line.size_mb:.2f}",
-                number(published, ".3f"),
-                f"{here:.3f}",
-                NONE if published is None else f"{here / published - 1:+.1%}",
-            ]
-        )
-    yield from table(
-        ["row", "parameters", "MB", "MB here", "ratio", "ratio here", "difference"], rows
-    )
-
-
-def _published_baseline(study: Study) -> PublishedRow:
-    wanted = (study.baseline.models, study.baseline.recipe)
-    return next(row for row in study.rows if (row.models, row.recipe) == wanted)
+    return shown(what, figure)
 
 
 def _findings(material: Material, study: Study, board: str) -> Iterator[str]:
     rows = []
     for finding in study.findings:
-        of, where, on = material.run, "", board
-        if finding.what == "size" and material.whole is not None:
-            of, where, on = material.whole, " (whole network)", material.whole.boards[0]
-        figure = _evidence(of, study, on, finding)
+        where = ""
+        for of, on in places(material, board, finding):
+            figure = _evidence(of, study, on, finding)
+            if figure is not None:
+                where = "" if of is material.run else " (whole network)"
+                break
         if figure is None:
             told = f"{_WORDS[finding.what]}: {_missing(of, study, on, finding)}"
         else:
-            told = f"{_WORDS[finding.what]} {_shown(finding.what, figure)}{where}"
+            told = f"{_WORDS[finding.what]} {shown(finding.what, figure)}{where}"
         rows.append([finding.text, told, f"**{judge(finding, figure)}**"])
     yield from table(["published finding", "here", ""], rows, texts=3)
     yield ""
@@ -258,11 +217,3 @@ def _missing(measured: Measured, study: Study, board: str, finding: Finding) -> 
         words = "; ".join(measured.why_not(what, line, against)) or "nothing was saved"
         found.append(f"A is {line.label}, B {against.label}: {words}")
     return text(f"not comparable ({'. '.join(found)})")
-
-
-def _over(value: float | None, of: float | None) -> str:
-    return NONE if value is None or of is None else f"{value / of:.3f}"
-
-
-def _less(value: float | None, of: float | None) -> str:
-    return NONE if value is None or of is None else f"{value - of:+.4f}"

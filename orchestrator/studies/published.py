@@ -69,6 +69,12 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sustained: str | None = None
     whole: str | None = None
 
+    @property
+    def baseline_row(self) -> PublishedRow:
+        """The published figures of the baseline."""
+        wanted = (self.baseline.models, self.baseline.recipe)
+        return next(row for row in self.rows if (row.models, row.recipe) == wanted)
+
     def row(self, label: str) -> PublishedRow:
         """The row of a label; raises KeyError."""
         return {row.label: row for row in self.rows}[label]

@@ -95,6 +95,32 @@ def test_size_is_judged_on_the_whole_network(
     assert "whole network" not in report(database, capsys, added)
 
 
+def test_times_are_judged_on_the_whole_network(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Times of the networks at full size count before the twins', on the boards that have them."""
+    study = msgspec.structs.replace(STUDY, whole="untrained")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    stored.add_run(database, "demo", "pi5", scale="untrained", blocks=3)
+    page = report(database, capsys, stored.FIRST)
+    local, pi5 = page.split("## Measured on ")[1:]
+    assert re.search(r"INT8 is slower \| latency 0\.500 \| \*\*does not", local)
+    assert re.search(r"INT8 is slower \| latency 1\.200 \(whole network\) \| \*\*repeats", pi5)
+    assert re.search(r"\| PTQ \|.*\| 0\.500 \| 1\.200 \| 120\.\d \|", page)
+
+
+def test_a_whole_network_of_one_block_says_nothing_of_times(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the run at full size gives no interval, the finding is judged by the other run."""
+    study = msgspec.structs.replace(STUDY, whole="untrained")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    stored.add_run(database, "demo", "pi5", scale="untrained")
+    pi5 = report(database, capsys, stored.FIRST).split("## Measured on pi5")[1]
+    assert re.search(r"INT8 is slower \| latency 1\.200 \| \*\*repeats", pi5)
+    assert "(whole network)" not in pi5
+
+
 def test_what_a_saved_megabyte_costs(
     database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,8 +383,16 @@ def test_the_whole_interval_decides(
 
 @pytest.mark.parametrize("name", sorted(studies()))
 def test_every_published_row_is_a_variant_of_its_experiment(name: str) -> None:
-    """At scales smoke and full each row of a study is measured, and each finding names rows."""
+    """At scales smoke and full each row of a study is measured, and each finding names rows.
+
+    Untrained, every finding on sizes and times is, except that nothing is trained for QAT.
+    """
     study = studies()[name]
+    whole = experimentfile.load(name, Path("/"), study.whole).variants()
+    for finding in study.findings:
+        if finding.what in ("size", "latency"):
+            row = study.row(finding.a)
+            assert any((model, row.recipe) in whole for model in row.models), finding
     for scale in ("smoke", "full"):
         variants = experimentfile.load(name, Path("/"), scale).variants()
         for row in study.rows:

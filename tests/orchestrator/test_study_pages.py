@@ -22,7 +22,7 @@ def test_a_page_has_every_row_of_todays_experiment(name: str) -> None:
         assert f"\n| {model}/{recipe} |" in page if several else f"\n| {recipe} |" in page
     assert "not measured" not in page
     assert ("## Latency against temperature" in page) == (studies()[name].sustained is not None)
-    assert ("## Files of the whole network" in page) == (studies()[name].whole is not None)
+    assert ("## The whole network, untrained" in page) == (studies()[name].whole is not None)
 
 
 @pytest.mark.parametrize("name", sorted(studies()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from array import array
 from collections.abc import Callable, Mapping
@@ -69,9 +70,10 @@ def add_run(
     *boards: str,
     scenario: wire.ScenarioName = "single_stream",
     scale: str | None = None,
+    blocks: int = 1,
     **facts: Any,
 ) -> str:
-    """A third, later run of a block of another experiment, or of another scale; its id."""
+    """A third, later run of another experiment, or of another scale; its id."""
     told = json.dumps({"experiment": {"scale": scale}})
     with Store.open(path, create=False) as store:
         start = _START + timedelta(days=2)
@@ -79,8 +81,8 @@ def add_run(
         store.record_run(run)
         for board in boards:
             store.record_board(THIRD, _board(board, start, facts))
-            for order, variant in enumerate(MAP50):
-                trial = _trial(THIRD, board, 0, order, variant, fails=False)
+            for block, (order, variant) in itertools.product(range(blocks), enumerate(MAP50)):
+                trial = _trial(THIRD, board, block, order, variant, fails=False)
                 store.record_trial(dataclasses.replace(trial, scenario=scenario))
         store.finish_run(THIRD, "finished", start + timedelta(minutes=2))
     return THIRD
