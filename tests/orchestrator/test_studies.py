@@ -105,8 +105,8 @@ def test_times_are_judged_on_the_whole_network(
     page = report(database, capsys, stored.FIRST)
     local, pi5 = page.split("## Measured on ")[1:]
     assert re.search(r"INT8 is slower \| latency 0\.500 \| \*\*does not", local)
-    assert re.search(r"INT8 is slower \| latency 1\.200 \(whole network\) \| \*\*repeats", pi5)
-    assert re.search(r"\| PTQ \|.*\| 0\.500 \| 1\.200 \| 120\.\d \|", page)
+    assert re.search(r"INT8 is slower \| latency 1\.200 \(.*\) \(whole network\) \| \*\*rep", pi5)
+    assert re.search(r"\| PTQ \|.*\| 0\.500 \| 1\.200 \(.*\) \| 120\.\d \|", page)
 
 
 def test_a_whole_network_of_one_block_says_nothing_of_times(
@@ -117,7 +117,7 @@ def test_a_whole_network_of_one_block_says_nothing_of_times(
     monkeypatch.setattr(writing, "_study", lambda _name: study)
     stored.add_run(database, "demo", "pi5", scale="untrained")
     pi5 = report(database, capsys, stored.FIRST).split("## Measured on pi5")[1]
-    assert re.search(r"INT8 is slower \| latency 1\.200 \| \*\*repeats", pi5)
+    assert re.search(r"INT8 is slower \| latency 1\.200 \(.*\) \| \*\*repeats", pi5)
     assert "(whole network)" not in pi5
 
 
