@@ -9,6 +9,7 @@ from urllib.parse import quote
 from orchestrator.final import notes
 from orchestrator.studies.course import temperatures
 from orchestrator.studies.findings import Figure, judge
+from orchestrator.studies.gallery import LEAST_SCORE, Gallery
 from orchestrator.studies.markdown import NONE, less, number, over, shown, table, text
 from orchestrator.studies.measured import Line, Material, Measured, labelled
 from orchestrator.studies.published import AccuracyName, Finding, Study
@@ -23,8 +24,13 @@ _WORDS: Final = {
 _ACCURACY: Final = {"map50": "mAP50", "map50_95": "mAP50-95", "dice": "Dice"}
 
 
-def page(material: Material, pictures: Mapping[str, str]) -> str:
-    """The whole report; `pictures` are files of learning curves by model."""
+def page(
+    material: Material, pictures: Mapping[str, str], seen: tuple[str, Gallery] | None = None
+) -> str:
+    """The whole report.
+
+    `pictures` are files of learning curves by model, `seen` a file with what variants found.
+    """
     measured, study = material.run, material.study
     lines = [*_head(measured, study)]
     if study is not None:
@@ -34,6 +40,8 @@ def page(material: Material, pictures: Mapping[str, str]) -> str:
     if study is not None and material.whole is not None:
         lines += ["", "## The whole network, untrained", "", *whole_network(material.whole, study)]
     lines += temperatures(measured, study, material.sustained)
+    if seen is not None:
+        lines += ["", "## What they found", "", *_found(*seen)]
     for model, file in pictures.items():
         lines += ["", f"## How {text(model)} learned", "", f"![Learning curves]({quote(file)})"]
     return "\n".join(lines) + "\n"
@@ -60,6 +68,19 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
             "may not, and ratios with care: of files this small a good part is the graph, of "
             "inferences this short the calls. `--scale full` is the published set-up."
         )
+
+
+def _found(file: str, shown: Gallery) -> Iterator[str]:
+    """A picture, and words for it: who cannot see it learns what it shows."""
+    variants = ", ".join(text(name) for name in shown.variants)
+    boxes = f" (boxes with a score of at least {LEAST_SCORE:g})" if shown.boxes else ""
+    yield f"{shown.images} of the scored images of {text(shown.set_name)}. From top to bottom: the"
+    yield f"image, the truth, and what was found{boxes} by {variants}."
+    yield "A class has one colour. Computed where this page was written, from the measured files."
+    if shown.left_out:
+        yield f"Left out, for their formats: {', '.join(text(name) for name in shown.left_out)}."
+    yield ""
+    yield f"![Images, truth and what was found]({quote(file)})"
 
 
 def _published(study: Study) -> Iterator[str]:

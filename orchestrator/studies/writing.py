@@ -9,11 +9,14 @@ from typing import Final
 
 from orchestrator.curves import draw_curves
 from orchestrator.past import baseline_of
+from orchestrator.studies.gallery import gallery
 from orchestrator.studies.measured import Material, Measured, curves, latest_run
 from orchestrator.studies.page import page
 from orchestrator.studies.published import Study, studies
+from orchestrator.workspace import Workspace
 from results.store import Store
 
+_JPEG_QUALITY: Final = 88
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
 
 
@@ -22,12 +25,20 @@ def text(store: Store, run_id: str) -> str:
     return page(_load(store, run_id), {})
 
 
-def write(store: Store, run_id: str, out: Path) -> list[Path]:
+def write(
+    store: Store, run_id: str, out: Path, workspace: Workspace | None = None, images: int = 0
+) -> list[Path]:
     """Write the report and, where matplotlib is installed, its learning curves beside it.
 
-    Returns the files; raises UnknownRun, OSError.
+    With `workspace`, which has the artifacts, also a picture of what variants found in `images`
+    images. Returns the files; raises UnknownRun, OSError, and what `gallery` raises.
     """
     material = _load(store, run_id)
+    seen = None
+    if workspace is not None and images:
+        found = gallery(store, run_id, workspace, images)
+        seen = (f"{out.stem}-found.jpg", found)
+        found.picture.save(out.with_name(seen[0]), quality=_JPEG_QUALITY)
     pictures: dict[str, str] = {}
     for model, points in curves(material.run.lines).items():
         name = _file_name(f"{out.stem}-{_UNSAFE.sub('-', model)}", pictures.values())
@@ -36,8 +47,9 @@ def write(store: Store, run_id: str, out: Path) -> list[Path]:
         except ImportError:
             break
         pictures[model] = name
-    out.write_text(page(material, pictures), encoding="utf-8")
-    return [out, *(out.with_name(name) for name in pictures.values())]
+    out.write_text(page(material, pictures, seen), encoding="utf-8")
+    names = [*pictures.values(), *([] if seen is None else [seen[0]])]
+    return [out, *(out.with_name(name) for name in names)]
 
 
 def _file_name(stem: str, taken: Collection[str]) -> str:
