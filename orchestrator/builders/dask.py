@@ -121,7 +121,7 @@ def opened(entry: BuilderEntry) -> Iterator[Cluster]:
     except ImportError as exc:
         raise ExtraMissing(
             f"builder {entry.name}: a Dask cluster needs the extra `dask`: "
-            "python -m pip install 'edge-orchestrator[dask]'"
+            "python -m pip install 'edge-orchestrator[dask]' (in a checkout: '.[dask]')"
         ) from exc
     from orchestrator.builders import farmhand  # noqa: PLC0415 - as above
 
