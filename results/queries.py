@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ class RunRow:
     started_utc: str
     ended_utc: str | None
     experiment: str
+    scale: str | None
     profile: str
     seed: int
     boards: tuple[str, ...]
@@ -84,7 +86,7 @@ def runs(store: Store, *, limit: int | None = None) -> list[RunRow]:
     """Past runs, newest first."""
     sql = """
         SELECT r.run_id, r.state, r.started_utc, r.ended_utc, r.experiment, r.profile, r.seed,
-          r.software_version,
+          r.software_version, r.experiment_json,
           (SELECT COUNT(*) FROM (SELECT DISTINCT t.board, t.trial_id FROM trials t
              WHERE t.run_id = r.run_id) AS one_each) AS trials,
           (SELECT COUNT(*) FROM trials t
@@ -93,10 +95,21 @@ def runs(store: Store, *, limit: int | None = None) -> list[RunRow]:
     boards: dict[str, list[str]] = {}
     for row in store.rows("SELECT DISTINCT run_id, name FROM boards ORDER BY run_id, name"):
         boards.setdefault(row["run_id"], []).append(row["name"])
+    found = store.rows(sql, limit=limit if limit is not None else 2**31)
     return [
-        RunRow(**row, boards=tuple(boards.get(row["run_id"], ())))
-        for row in store.rows(sql, limit=limit if limit is not None else 2**31)
+        RunRow(
+            **{name: row[name] for name in row.keys() - {"experiment_json"}},
+            scale=scale_of(row["experiment_json"]),
+            boards=tuple(boards.get(row["run_id"], ())),
+        )
+        for row in found
     ]
+
+
+def scale_of(experiment_json: str) -> str | None:
+    """The scale of a stored run's experiment; None where it has one size."""
+    found = json.loads(experiment_json).get("experiment", {}).get("scale")
+    return None if found is None else str(found)
 
 
 def latest_run(store: Store) -> str:

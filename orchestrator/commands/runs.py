@@ -87,7 +87,7 @@ def _cells(run: RunRow) -> list[str]:
         run.run_id,
         _minute(run.started_utc),
         run.state,
-        run.experiment,
+        run.experiment if run.scale is None else f"{run.experiment} ({run.scale})",
         run.profile,
         ", ".join(run.boards) or "-",
         _trials(run),
@@ -96,12 +96,13 @@ def _cells(run: RunRow) -> list[str]:
 
 
 def _facts(run: RunRow) -> list[tuple[str, str]]:
+    scale = "" if run.scale is None else f"scale {run.scale}, "
     ended = "" if run.ended_utc is None else f" to {_minute(run.ended_utc)}"
     return [
         ("run", run.run_id),
         ("state", run.state),
         ("time", f"{_minute(run.started_utc)}{ended} UTC"),
-        ("experiment", f"{run.experiment} (profile {run.profile}, seed {run.seed})"),
+        ("experiment", f"{run.experiment} ({scale}profile {run.profile}, seed {run.seed})"),
         ("boards", ", ".join(run.boards) or "-"),
         ("trials", f"{_trials(run)} finished"),
         ("software", run.software_version),

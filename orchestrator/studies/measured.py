@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +13,7 @@ from orchestrator.studies.findings import Figure
 from orchestrator.studies.published import AccuracyName, PublishedRow, Study, Variant, What
 from results.compare import Verdict, compare
 from results.errors import ResultsError
-from results.queries import LeaderboardRow, leaderboard
+from results.queries import LeaderboardRow, leaderboard, scale_of
 from results.sides import Selector
 from results.store import Store
 
@@ -217,14 +216,9 @@ _LAST: Final = """
 def latest_run(store: Store, experiment: str, scale: str | None = None) -> str | None:
     """The newest run of an experiment that has a finished trial; at a scale, where one is given."""
     for row in store.rows(_LATEST, experiment=experiment):
-        if scale in (None, _scale(row["experiment_json"])):
+        if scale in (None, scale_of(row["experiment_json"])):
             return str(row["run_id"])
     return None
-
-
-def _scale(experiment_json: str) -> str | None:
-    found: str | None = json.loads(experiment_json).get("experiment", {}).get("scale")
-    return found
 
 
 _LATEST: Final = """
@@ -267,7 +261,7 @@ def _run(store: Store, run_id: str) -> Run:
     return Run(
         run_id=run_id,
         experiment=row["experiment"],
-        scale=_scale(row["experiment_json"]),
+        scale=scale_of(row["experiment_json"]),
         profile=row["profile"],
         started_utc=row["started_utc"],
         software_version=row["software_version"],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.stored import FIRST, LATEST, fill
+from support.stored import FIRST, LATEST, add_run, fill
 from support.terminal import narrow_to
 
 from orchestrator import cli
@@ -36,6 +36,15 @@ def test_runs_are_listed_newest_first(database: Path) -> None:
         LATEST, "2026-01-02", "10:00", "partial", "demo", "demo", "pi5", "3", "of", "6",
     ]  # fmt: skip
     assert oldest.split()[3:] == ["finished", "demo", "demo", "local,", "pi5", "12"]
+
+
+def test_sizes_of_an_experiment_are_told_apart(tmp_path: Path) -> None:
+    """Runs of one experiment at two scales are not listed alike."""
+    database = fill(tmp_path / "results.sqlite")
+    add_run(database, "study", "pi5", scale="untrained")
+    assert "study (untrained)" in runs(database)[2]
+    shown = runs(database, "show")
+    assert "experiment study (scale untrained, profile demo, seed 7)" in shown
 
 
 def test_the_list_can_be_limited(database: Path) -> None:
