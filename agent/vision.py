@@ -117,7 +117,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def prepare(image: NDArray[np.uint8], prep: ImagePrep) -> tuple[NDArray[np.float32], Geometry]:
-    """Letterbox (H, W, 3) to (1, 3, prep.height, prep.width) in 0..1.
+    """Letterbox (H, W, 3) to (1, 3, prep.height, prep.width) in 0..1."""
+    canvas, geometry = letterbox(image, prep)
+    tensor = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32)  # (1, 3, H, W)
+    tensor /= np.float32(255)
+    return tensor, geometry
+
+
+def letterbox(image: NDArray[np.uint8], prep: ImagePrep) -> tuple[NDArray[np.uint8], Geometry]:
+    """(H, W, 3) to (prep.height, prep.width, 3).
 
     Aspect is kept, the image is centred, the rest is `prep.pad_value`. Pillow's bilinear filter
     averages over all source pixels when it shrinks, on every machine alike.
@@ -129,9 +137,7 @@ def prepare(image: NDArray[np.uint8], prep: ImagePrep) -> tuple[NDArray[np.float
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     canvas = np.full((prep.height, prep.width, 3), prep.pad_value, dtype=np.uint8)
     canvas[geometry.window(prep)] = image
-    tensor = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], dtype=np.float32)  # (1, 3, H, W)
-    tensor /= np.float32(255)
-    return tensor, geometry
+    return canvas, geometry
 
 
 def detections(

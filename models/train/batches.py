@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.vision import prepare
+from agent.vision import letterbox
 from agent.wire import ImagePrep
 from models.data.scenes import draw_scene
 from models.train.loss import Truth
@@ -35,11 +35,10 @@ class Example:
 def load_example(split: str, index: int, prep: ImagePrep) -> Example:
     """Draw image `index` of the procedural set and letterbox it."""
     scene = draw_scene(split, index)
-    tensor, geometry = prepare(scene.pixels, prep)  # (1, 3, s, s) in 0..1
+    pixels, geometry = letterbox(scene.pixels, prep)
     corners = [(b.x1, b.y1, b.x2, b.y2) for b in scene.boxes]
     boxes = np.array(corners, dtype=np.float32).reshape(-1, 4) * geometry.scale
     boxes += np.array([geometry.pad_x, geometry.pad_y] * 2, dtype=np.float32)
-    pixels = np.ascontiguousarray((tensor[0].transpose(1, 2, 0) * 255).round().astype(np.uint8))
     classes = np.array([b.class_index for b in scene.boxes], dtype=np.int64)
     return Example(pixels, boxes.astype(np.float32), classes)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agent.vision import Geometry, detections, prepare, read_image
+from agent.vision import Geometry, detections, letterbox, read_image
 from agent.wire import DetectHead, ImagePrep
 from models.data import DetectionSet, LabelledImage, load
 from models.data.training import PROCEDURAL_IMAGES, chosen, is_procedural
@@ -122,8 +122,7 @@ def _examples(
 
 def read_example(image: LabelledImage, prep: ImagePrep) -> Example:
     """One labelled image, letterboxed, with its boxes. Raises ImageError."""
-    tensor, _ = prepare(read_image(image.path), prep)  # (1, 3, s, s) in 0..1
-    pixels = np.ascontiguousarray(np.rint(tensor[0].transpose(1, 2, 0) * 255).astype(np.uint8))
+    pixels, _ = letterbox(read_image(image.path), prep)
     return Example(pixels, *boxes_of(image, prep))
 
 
@@ -146,7 +145,7 @@ def _scored(training: TrainingSpec, settings: Settings, prep: ImagePrep) -> _Sco
     dataset = load(training.val, training.cache).subset(settings.val_images, _VAL_SEED)
     pixels, geometries = [], []
     for image in dataset.images:
-        tensor, geometry = prepare(read_image(image.path), prep)
-        pixels.append(np.rint(tensor[0] * 255).astype(np.uint8))
+        canvas, geometry = letterbox(read_image(image.path), prep)
+        pixels.append(canvas.transpose(2, 0, 1))
         geometries.append(geometry)
     return _Scored(dataset, np.stack(pixels), tuple(geometries))

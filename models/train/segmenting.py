@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agent.vision import prepare, prepare_labels
+from agent.vision import letterbox, prepare_labels
 from agent.vision import read_image as read_pixels
 from agent.wire import ImagePrep
 from models.data import IGNORE, MaskedImage, SegmentationSet, load_segmentation, read_labels
@@ -134,9 +134,7 @@ def _read(dataset: SegmentationSet, image: MaskedImage, prep: ImagePrep) -> Mask
 
 
 def _example(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], prep: ImagePrep) -> MaskExample:
-    tensor, _ = prepare(pixels, prep)
-    bytes_ = np.rint(tensor[0].transpose(1, 2, 0) * 255).astype(np.uint8)
-    return MaskExample(np.ascontiguousarray(bytes_), prepare_labels(labels, prep, IGNORE))
+    return MaskExample(letterbox(pixels, prep)[0], prepare_labels(labels, prep, IGNORE))
 
 
 def _scored(training: TrainingSpec, settings: Settings, prep: ImagePrep) -> list[MaskExample]:

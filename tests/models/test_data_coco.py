@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,30 @@ def test_damaged_coco_set_is_refused_by_name(tmp_path: Path, name: str) -> None:
     data, message = DAMAGES[name]
     with pytest.raises(DataError, match=message):
         read(write_coco(tmp_path, data))
+
+
+def test_outlines_take_no_memory(tmp_path: Path) -> None:
+    """Outlines, most of COCO's own files, are passed over: reading takes little beside the text."""
+    data = json.loads(json.dumps(INSTANCES))
+    data["annotations"][0]["segmentation"] = [[0.25] * 300_000]
+    text = json.dumps(data)
+    root = write_coco(tmp_path, text)
+    tracemalloc.start()
+    try:
+        dataset = read(root)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(dataset.images) == 2
+    assert peak_bytes < 2.5 * len(text)
+
+
+def test_an_image_that_changes_is_measured_again(tmp_path: Path) -> None:
+    """Sizes are remembered as long as the file stays as it is, so that large sets load fast."""
+    root = write_coco(tmp_path)
+    assert read(root).images[1].width == 40
+    Image.new("RGB", (50, 30)).save(root / "val2017" / "a.jpg")
+    assert read(root).images[1].width == 50
 
 
 def test_missing_split_says_what_is_there(tmp_path: Path) -> None:
