@@ -13,7 +13,7 @@ from models.errors import BuildFailed
 from models.recipes import RUNS, Recipe, StepSpec
 from models.spec import CalibrationSpec, ModelSpec, TrainingSpec
 from models.steps import ALL_STEPS, Step
-from models.steps.base import tool_version
+from models.steps.base import NOT_INSTALLED, tool_version
 
 _KEY_SCHEMA = 1
 """Raised when keys are made up of other parts; a step that changes raises its own `revision`."""
@@ -62,7 +62,7 @@ class Link:
         """Versions of the packages that do the work: those here, or those of a builder."""
         if versions is None:
             return {package: tool_version(package) for package in self.step.tools}
-        return {package: versions.get(package, "absent") for package in self.step.tools}
+        return {package: versions.get(package, NOT_INSTALLED) for package in self.step.tools}
 
     def key(self, parent: str, versions: Versions = None) -> str:
         """The sha256 under which the result is remembered; `parent` is a sha256 or an identity."""

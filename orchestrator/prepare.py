@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import recipes, zoo
+from models.build import steps_missing
 from models.chain import VariantRequest, links, needs_training
 from models.data import Task
 from models.data.training import count_images
 from models.recipes import Recipe
 from models.spec import CalibrationSpec, ModelSpec, TrainingSpec, calibration
+from models.steps.base import NOT_INSTALLED, tool_version
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator.errors import ExperimentError
@@ -125,7 +127,7 @@ def resolve(
         training = training_set(experiment, learning, workspace, log)
         prepared = Prepared(experiment, models, chosen, scored, images, training)
     if not elsewhere:
-        _require_extra(prepared, ArtifactStore(workspace.models))
+        _require_extra(prepared, ArtifactStore(workspace.models), log)
     return prepared
 
 
@@ -166,12 +168,23 @@ def _model(entry: ModelEntry, base_dir: Path) -> ModelSpec:
     return dataclasses.replace(found, name=entry.name)
 
 
-def _require_extra(prepared: Prepared, store: ArtifactStore) -> None:
-    """Refuse early what this machine lacks the packages for, unless it was built before."""
-    for _, _, model, recipe in prepared.variants():
-        first = links(prepared.request(model, recipe, host_isa()))[0]
-        if store.lookup(first.key(model.source.identity)) is None:
+def _require_extra(prepared: Prepared, store: ArtifactStore, log: Log) -> None:
+    """Refuse early what this machine lacks the packages for, unless it was built before.
+
+    What only some recipes lack is said, before hours of training lead to it.
+    """
+    lacking: dict[str, str] = {}
+    for _, name, model, recipe in prepared.variants():
+        request = prepared.request(model, recipe, host_isa())
+        chain = links(request)
+        if store.lookup(chain[0].key(model.source.identity)) is None:
             zoo.require_extra(model)
+        tools = dict.fromkeys(tool for link in chain for tool in link.step.tools)
+        absent = ", ".join(tool for tool in tools if tool_version(tool) == NOT_INSTALLED)
+        if absent and steps_missing(request, store):
+            lacking[name] = absent
+    for name, absent in lacking.items():
+        log(f"recipe '{name}' cannot be built here: {absent} not installed")
 
 
 def _task(models: Mapping[str, ModelSpec]) -> Task | None:

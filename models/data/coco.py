@@ -90,11 +90,10 @@ def _parse(file: Path) -> _Instances:
     Outlines, most of COCO's own 450 MB, are passed over unread. What cannot be read so is read
     again by the slow way, which knows the line.
     """
-    text = read_text(file)
     try:
-        with contextlib.suppress(msgspec.DecodeError):
-            return msgspec.json.decode(text, type=_Instances)
-        return msgspec.convert(json.loads(text), _Instances)
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, OSError):
+            return msgspec.json.decode(file.read_bytes(), type=_Instances)
+        return msgspec.convert(json.loads(read_text(file)), _Instances)
     except json.JSONDecodeError as exc:
         raise DataError(f"{file}: line {exc.lineno}: malformed JSON: {exc.msg}") from exc
     except (msgspec.ValidationError, RecursionError) as exc:

@@ -8,7 +8,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -119,10 +119,14 @@ class Step:
         return run(given)
 
 
+NOT_INSTALLED: Final = "absent"
+"""What stands for the version of a package that is not there."""
+
+
 @functools.cache
 def tool_version(package: str) -> str:
-    """The installed version of a package, without importing it; 'absent' where it is not."""
+    """The installed version of a package, without importing it, or NOT_INSTALLED."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "absent"
+        return NOT_INSTALLED

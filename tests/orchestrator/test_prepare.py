@@ -61,6 +61,20 @@ def test_unknown_recipe(tmp_path: Path) -> None:
         prepare(tmp_path, adhoc(tmp_path, "tinydet", ("int8_pt",)))
 
 
+def test_absent_tools_are_told_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe whose last steps need what is not installed is named at once, and no other is."""
+    version = preparing.tool_version
+    monkeypatch.setattr(
+        preparing, "tool_version", lambda tool: "absent" if tool == "onnxruntime" else version(tool)
+    )
+    lines: list[str] = []
+    experiment = adhoc(tmp_path, "tinydet", ("fp32", "ort_format"))
+    preparing.resolve(experiment, workspace(tmp_path), lines.append)
+    assert lines == ["recipe 'ort_format' cannot be built here: onnxruntime not installed"]
+
+
 # ---------------------------------------------------------------- data
 
 
