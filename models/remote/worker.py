@@ -123,7 +123,8 @@ class Worker:
         """Build all, and say how each ended: its chain of digests, or its error."""
         read = orders.read_order(requests, self._home / "files", self._home / "data")
         store = ArtifactStore(self._home / "models")
-        unfit = [_other_data(request.training) for request in read]
+        reasons = {training: _other_data(training) for training in {r.training for r in read}}
+        unfit = [reasons[request.training] for request in read]  # a large set is read once
         results: list[Artifact | BenchError | str] = list(unfit)  # type: ignore[arg-type]
         fit = [index for index, reason in enumerate(unfit) if reason is None]
         made = build_many([read[index] for index in fit], store, workers, self._log)

@@ -173,6 +173,27 @@ def test_other_images_there_are_found_out(tmp_path: Path, store: ArtifactStore) 
     assert "not those of the host" in str(error)
 
 
+def test_a_large_set_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that learn from the same images have them read once, however many they are."""
+    read: list[DataSpec] = []
+
+    def spec(data: DataSpec, *_: object) -> TrainingSpec:
+        read.append(data)
+        return TrainingSpec(data, None, 8, tmp_path, "1" * 64)
+
+    monkeypatch.setattr("models.data.training.training_spec", spec)
+    training = TrainingSpec(DataSpec("shapes", "shapes", "train"), None, 8, tmp_path, "0" * 64)
+    wanted = [
+        dataclasses.replace(nets.request(tmp_path, recipe), training=training)
+        for recipe in ("fp32", "ort_format")
+    ]
+    order = {"do": "build", "requests": orders.write_order(wanted, {}).requests, "workers": 1}
+    sink = io.BytesIO()
+    serve(replayed(order), sink, tmp_path / "home")
+    assert sink.getvalue().count(b"not those of the host") == 2
+    assert read == [training.data]
+
+
 def test_an_order_is_the_request(tmp_path: Path) -> None:
     """What is read there is what was meant here, but for where files lie."""
     request = nets.request(tmp_path)
