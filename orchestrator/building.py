@@ -76,7 +76,8 @@ def build(
         _show(tables.console(), built, scores)
     if explained and not as_json:
         explain.show(tables.console(), built)
-    for line in lost:
+    labelled = prepared.scored is not None
+    for line in lost if score else unchecked(built, asked.experiment.baseline, labelled=labelled):
         say(line)
     errors = [variant for variant in built.values() if isinstance(variant, wire.BenchError)]
     if errors:
@@ -120,7 +121,7 @@ def _score(
 ) -> dict[Key, Accuracy]:
     """Accuracy of every artifact on the whole set, stored as a run without boards."""
     if prepared.scored is None:
-        say("score: the experiment names no data set with labels")
+        say("score: the experiment names no data set with labels; give one with --data")
         return {}
     spec, subset = prepared.scored.spec, prepared.scored.subset
     task: data.Task = "detect" if isinstance(subset, DetectionSet) else "segment"
@@ -186,6 +187,39 @@ def lost_accuracy(scores: Mapping[Key, Accuracy], baseline: str) -> list[str]:
                 f"{baseline}'s {name} ({value:.3f} of {whole:.3f}), less than {KEPT_SHARE:.0%}"
             )
     return lines
+
+
+_SAME_NUMBERS = frozenset(
+    ("import", "export", "create", "take_ultralytics", "export_net", "ort_format")
+)
+"""Steps that change how a network is written, not what it computes."""
+
+
+def unchecked(built: Built, baseline: str, *, labelled: bool) -> list[str]:
+    """A line where variants that may have lost accuracy were built and `--score` was not asked for.
+
+    Those that this machine cannot score, or that nobody can, are not counted. `labelled` says
+    whether there is a data set to score on.
+    """
+    changed = [
+        key
+        for key, variant in built.items()
+        if isinstance(variant, BuiltVariant)
+        and key[1] != baseline
+        and _scorable(variant.model)
+        and variant.format in _FORMATS_HERE
+        and {step.name for step in variant.artifact.manifest.steps}
+        - {step.name for step in variant.model.steps}
+        - _SAME_NUMBERS
+    ]
+    if not changed:
+        return []
+    what = "variants that were" if len(changed) > 1 else "variant that was"
+    how = "add --score" if labelled else "give labelled images with --data and add --score"
+    return [
+        f"accuracy not checked of {len(changed)} {what} quantized or changed: {how} to have each "
+        f"scored here, and named if it keeps less than {KEPT_SHARE:.0%} of {baseline}'s"
+    ]
 
 
 def _show(out: Console, built: Built, scores: Mapping[Key, Accuracy]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.jobs import voc
+from support.nets import tensors
 from support.onnxmodels import tiny_model
 
 from models.errors import DataError
@@ -96,9 +97,43 @@ def test_again(capsys: pytest.CaptureFixture[str]) -> None:
 # ---------------------------------------------------------------- accuracy of the whole set
 
 
+NOT_CHECKED = "accuracy not checked of "
+
+
+def test_what_was_not_scored_is_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where quantized variants were built and not scored, one line counts them and says how to."""
+    tensors(workspace / "calibration", (1, 3, 160, 160), 1)
+    words = ["build", "--model", "tinydet", "--calibration", "calibration", "--recipes"]
+    assert main([*words, "fp32,ort_format"]) == 0
+    assert NOT_CHECKED not in capsys.readouterr().err
+    assert main([*words, "fp32,ort_format,fp16,int8_head"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if NOT_CHECKED in line]
+    assert "of 2 variants" in line
+    assert "give labelled images with --data and add --score" in line
+    assert "95% of fp32's" in line
+
+
+def test_what_nobody_can_score_is_not_asked_for(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model without a decoder has no accuracy to check."""
+    assert main([*TINY, "--recipes", "fp32,fp16"]) == 0
+    assert NOT_CHECKED not in capsys.readouterr().err
+
+
 @pytest.fixture
 def data(workspace: Path) -> Path:
     return voc(workspace / "voc", ("circle", "ring"), {"val": 6})
+
+
+def test_what_was_not_scored_can_be(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where labelled images are given, only `--score` is missing, and so it is said."""
+    words = ["build", "--model", "tinydet", "--data", "voc", "--recipes", "fp32,fp16"]
+    assert main(words) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if NOT_CHECKED in line]
+    assert "of 1 variant that was quantized or changed: add --score" in line
+    assert main([*words, "--score"]) == 0
+    assert NOT_CHECKED not in capsys.readouterr().err
 
 
 SCORE = ("build", "--model", "tinydet", "--data", "voc", "--score")
