@@ -103,6 +103,7 @@ def resolve(
     return dataclasses.replace(spec, steps=tuple(steps), trained=spec.trained or trains, note=note)
 
 
+_COMPOUND = "compound"
 _TRAINING = ("train", "distill")
 """Steps after which random weights are no longer random."""
 
@@ -112,14 +113,15 @@ def _from_family(
 ) -> ModelSpec:
     """A network of ours: its family tells its task, its artifact will tell head and classes."""
     family = FAMILIES[reference]
+    known = (*family.options, *((_COMPOUND,) if "width" in family.options else ()))
     for name in options:
-        if name not in family.options:
-            near = nearest(name, tuple(family.options))
+        if name not in known:
+            near = nearest(name, known)
             raise ModelNotFound(
-                f"model {reference}: no option {name!r}{near}; it has "
-                f"{', '.join(family.options) or 'none'}"
+                f"model {reference}: no option {name!r}{near}; it has {', '.join(known) or 'none'}"
             )
-    size_px = imgsz or family.imgsz_px
+    scaled = _spelled_out({**family.options, **options})
+    size_px = imgsz or ultra_yaml.input_size(options, family.imgsz_px)
     return ModelSpec(
         name=reference,
         source=ModelSource(
@@ -128,7 +130,7 @@ def _from_family(
             reference,
             file_digest(weights) if weights else None,
             size_px,
-            {**family.options, **options},
+            scaled,
         ),
         task=family.task,
         head=None,
@@ -137,6 +139,18 @@ def _from_family(
         trained=weights is not None,
         note=None if weights else "untrained: random weights, so accuracy is not given",
     )
+
+
+def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with `compound` as the width that it means; raises ModelNotFound.
+
+    Networks of ours have no depth to scale.
+    """
+    if _COMPOUND not in options:
+        return options
+    ultra_yaml.refuse_bad({name: options[name] for name in (_COMPOUND, "width")})
+    width = options["width"] * ultra_yaml.COMPOUND["width"] ** options[_COMPOUND]
+    return {name: value for name, value in options.items() if name != _COMPOUND} | {"width": width}
 
 
 def _from_file(

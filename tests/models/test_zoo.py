@@ -263,3 +263,34 @@ def test_names_begin_with_the_shipped_ones() -> None:
     """The list of names starts with what needs no download, without doubles."""
     assert zoo.names()[0] == "tinydet"
     assert len(set(zoo.names())) == len(zoo.names())
+
+
+def test_compound_scaling_of_networks_of_ours() -> None:
+    """Where there is a width it grows with the resolution, unless an input size is given."""
+    base = zoo.resolve("unet", need_extra=False)
+    grown = zoo.resolve("unet", options={"compound": 2, "width": 0.5}, need_extra=False)
+    assert base.source.options["width"] == 1.0
+    assert grown.source.options == {"num_classes": 1, "width": pytest.approx(0.5 * 1.1**2)}
+    assert (base.source.imgsz_px, grown.source.imgsz_px) == (256, 352)  # 256 * 1.15^2 = 338.6
+    own = zoo.resolve("yolov3", options={"compound": 1}, imgsz=320, need_extra=False)
+    assert own.source.imgsz_px == 320
+    assert own.source.options["width"] == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "words"),
+    [
+        ("tinydet", {"compound": 1}, "tinydet: no option 'compound'.*it has num_classes"),
+        ("yolov8n", {"compound": 1}, "`options` are for the networks .* ultralytics .yaml files"),
+        ("unet", {"compound": 0}, "option compound: 0 is no number above 0"),
+        ("unet", {"compound": 1, "width": "half"}, "option width: 'half' is no number above 0"),
+        ("unet", {"compund": 1}, "did you mean 'compound'"),
+        ("unet", {"depth": 2}, "unet: no option 'depth'.*it has num_classes, width, compound"),
+    ],
+)
+def test_scaling_what_has_no_scale_is_refused(
+    reference: str, options: dict[str, object], words: str
+) -> None:
+    """A network that cannot be scaled so says what it has instead."""
+    with pytest.raises(ModelNotFound, match=words):
+        zoo.resolve(reference, options=options, need_extra=False)
