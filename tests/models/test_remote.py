@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import subprocess
 import sys
@@ -11,15 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support import nets
 
-from models.build import VariantRequest, build, find_cached
+from models.build import VariantRequest, build, chain_of, find_cached
 from models.errors import BuilderLost, BuilderUnfit, DataError
 from models.remote import frames, orders
 from models.remote.client import BuilderClient
 from models.remote.worker import serve
 from models.spec import DataSpec, TrainingSpec
+from models.steps.base import tool_version
 from models.store import Artifact, ArtifactStore
 
 
@@ -147,6 +150,29 @@ def test_another_file_than_promised_is_refused(tmp_path: Path, store: ArtifactSt
     with pytest.raises(BuilderLost, match="promised"):
         BuilderClient(source, io.BytesIO(), {}).build_many([request], store, 1, silent)
     assert store.find(made.sha256) is None
+
+
+def test_another_version_there_makes_another_artifact(tmp_path: Path, store: ArtifactStore) -> None:
+    """What a builder's other onnxruntime made is found by its versions, and not as made here."""
+    request, elsewhere = nets.request(tmp_path), ArtifactStore(tmp_path / "there")
+    made = build(request, elsewhere, silent)
+    imported, _ = chain_of(request, elsewhere) or ()
+    body = made.path.read_bytes() + b"\0"  # their version writes something else
+    sha256 = hashlib.sha256(body).hexdigest()
+    manifest = msgspec.structs.replace(made.manifest, sha256=sha256, size_bytes=len(body))
+    packages = {name: tool_version(name) for name in ("onnx", "numpy")} | {"onnxruntime": "0.1"}
+    source = replayed(
+        {"packages": packages}, {"missing": []}, {"results": [{"chain": [imported, sha256]}]},
+        {"manifest": msgspec.json.encode(manifest).decode()},
+        body=body,
+    )  # fmt: skip
+    client = BuilderClient(source, io.BytesIO(), {})
+    (theirs,) = client.build_many([request], store, 1, silent)
+    assert isinstance(theirs, Artifact)
+    assert theirs.sha256 == sha256
+    assert find_cached(request, store) is None
+    assert build(request, store, silent).sha256 == made.sha256 != theirs.sha256
+    assert find_cached(request, store, client.versions) == theirs
 
 
 def test_folders_of_training_images_need_a_place_there(tmp_path: Path) -> None:
