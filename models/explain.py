@@ -16,16 +16,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from models.figures import Figures, Section
+from models.figures import OTHER, Figures, Section
 from models.onnxfile import first_line, load
 from models.sections import node_sections
 from models.steps.graph import name_nodes
 
 Shape = tuple[int | None, ...]
 Shapes = Mapping[str, Shape]
-
-OTHER: Final = "other"
-"""What belongs to no section, where a network has sections."""
 
 _WEIGHT_AT: Final = {
     "Conv": 1,

@@ -81,10 +81,19 @@ def _figures(
     known = before.figures if before is not None else None
     if known is None:
         macs = result.info.macs if result.info is not None else None
-        note = "counted on the network that it was made from"
+        sections = result.info.sections if result.info is not None else ()
+        note = "parameters and multiply-accumulates: of the network that it was made from"
         if macs is None:
             note = f"multiply-accumulates not counted: {link.step.makes} is not ONNX"
-        return Figures(macs=macs, compressed_bytes=size_bytes, sparsity=None, note=note)
+        elif any(part.weight_bytes is None for part in sections):
+            note += "; the file does not tell whose its weights are"
+        return Figures(
+            macs=macs,
+            compressed_bytes=size_bytes,
+            sparsity=None,
+            sections=sections,
+            note=note,
+        )
     return msgspec.structs.replace(known, compressed_bytes=size_bytes)
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import torch
 
+from models.nets import parts
 from models.nets.arch import Arch
 from models.nets.registry import FAMILIES
 from models.nets.work import count_macs
@@ -43,10 +44,9 @@ def rows() -> Iterator[str]:
             module = code.build(arch).eval()
         sizes = {name: value.numel() for name, value in module.named_parameters()}
         total = sum(sizes.values())
-        shares = ", ".join(
-            f"{section} {_share(sizes, prefixes) / total:.1%}"
-            for section, prefixes in code.sections(arch).items()
-        )
+        sections = code.sections(arch)
+        sums = parts.by_section(sizes, sections)
+        shares = ", ".join(f"{section} {sums[section] / total:.1%}" for section in sections)
         gmacs = count_macs(module, family.imgsz_px) / 1e9
         yield f"| {family.name} | {family.imgsz_px} | {total:,} | {gmacs:.2f} | {shares} |"
 
@@ -58,14 +58,6 @@ def written(text: str) -> str:
     if not begin or not end:
         raise ValueError(f"{DOCUMENT}: no place for the table; it lies between {_BEGIN}and {_END}")
     return before + begin + "\n".join((*_HEAD, *rows())) + "\n" + end + after
-
-
-def _share(sizes: dict[str, int], prefixes: tuple[str, ...]) -> int:
-    return sum(
-        count
-        for name, count in sizes.items()
-        if any(name.startswith(f"{prefix}.") for prefix in prefixes)
-    )
 
 
 def main() -> int:

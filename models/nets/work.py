@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 _FLOPS_PER_MAC: Final = 2
+_WITHOUT_MODULE: Final = "Global"
+"""What torch's counter calls the sum of everything; modules begin with the network's class."""
 
 
 def count_macs(module: nn.Module, imgsz_px: int) -> int:
@@ -17,10 +19,26 @@ def count_macs(module: nn.Module, imgsz_px: int) -> int:
     Convolutions, transposed and deformable ones, and matrix products; torch knows what each of its
     operators costs. The module is run once, in eval mode, where its weights are.
     """
+    return sum(macs_by_module(module, imgsz_px).values())
+
+
+def macs_by_module(module: nn.Module, imgsz_px: int) -> dict[str, int]:
+    """The same by the names of modules, each without what the modules within it compute."""
     where = next(module.parameters()).device
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_own()) as counter:
         module.eval()(torch.zeros(1, 3, imgsz_px, imgsz_px, device=where))
-    return int(counter.get_total_flops()) // _FLOPS_PER_MAC
+    whole = {
+        name.partition(".")[2]: sum(flops.values()) // _FLOPS_PER_MAC
+        for name, flops in counter.get_flop_counts().items()
+        if name != _WITHOUT_MODULE
+    }
+    own = dict(whole)
+    for name in filter(None, whole):
+        above = name.rpartition(".")[0]
+        while above not in whole:  # a list of modules is never called itself
+            above = above.rpartition(".")[0]
+        own[above] -= whole[name]
+    return own
 
 
 def _own() -> dict[Any, Any]:

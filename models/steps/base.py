@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from models.figures import Section
 from models.spec import CalibrationSpec, ModelSpec, TrainingSpec
 from models.store import CurvePoint, Format
 from models.tensors import TensorInfo
@@ -52,7 +53,8 @@ class StepInput:
 class FileInfo:
     """What is known of a file that is not ONNX; `metadata` as in ONNX (models/describe.py).
 
-    `macs` are counted on the network that it was made from; None where nobody did.
+    `macs` are counted on the network that it was made from; None where nobody did. So are the
+    parameters and multiply-accumulates of `sections`; their bytes are the file's.
     """
 
     inputs: dict[str, TensorInfo]
@@ -61,6 +63,7 @@ class FileInfo:
     parameters: int
     weight_bytes: int
     macs: int | None = None
+    sections: tuple[Section, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,17 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.errors import BuildFailed
-from models.nets.arch import metadata_of, read_header
+from models.nets import parts
+from models.nets.arch import metadata_of
 from models.nets.net import Net, load_net
 from models.nets.registry import FAMILIES
-from models.nets.work import count_macs
+from models.nets.work import macs_by_module
 from models.steps.base import FileInfo, StepInput, StepResult
 from models.steps.quiet import quiet
 from models.tensors import TensorInfo
 
+_WITHIN = "net."
+"""Begins the names of the network's tensors where it is wrapped in OneImage."""
 _CONVOLUTION = "conv2d"
 _NORM = "batch_norm"
 
@@ -65,14 +68,23 @@ def run(given: StepInput) -> StepResult:
         program = export_program(net, fold=given.params.fold_batch_norm)
         log(f"{len(operators(program))} kinds of operators")
         save(program, target)
-    header = read_header(given.source)
+    parameters = {name: value.numel() for name, value in net.module.named_parameters()}
+    weights = {
+        name.removeprefix(_WITHIN): tensor.numel() * tensor.element_size()
+        for name, tensor in program.state_dict.items()
+    }
+    macs, sections = macs_by_module(net.module, net.arch.imgsz_px), parts.prefixes(net.arch)
     info = FileInfo(
         inputs={name: _info(value) for name, value in _inputs(program)},
         outputs={name: _info(value) for name, value in _outputs(program)},
         metadata=metadata_of(net.arch, FAMILIES[net.arch.family].task),
-        parameters=header.parameters,
-        weight_bytes=sum(t.numel() * t.element_size() for t in program.state_dict.values()),
-        macs=count_macs(net.module, net.arch.imgsz_px),
+        parameters=sum(parameters.values()),
+        weight_bytes=sum(weights.values()),
+        macs=sum(macs.values()),
+        sections=parts.shares(
+            sections,
+            *(parts.by_section(counts, sections) for counts in (parameters, weights, macs)),
+        ),
     )
     return StepResult(target, node_counts=operators(program), info=info)
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from models.errors import BuildFailed, DataError, ExtraMissing, NothingQuantized
+from models.figures import Section
 from models.nets.arch import metadata_of, read_header
 from models.nets.registry import FAMILIES
 from models.steps.base import FileInfo, StepInput, StepResult
@@ -47,9 +48,10 @@ def run(given: StepInput) -> StepResult:
         inputs=_tensors(told["inputs"]),
         outputs=_tensors(told["outputs"]),
         metadata=metadata_of(header.arch, FAMILIES[header.arch.family].task),
-        parameters=header.parameters,
+        parameters=told["parameters"],
         weight_bytes=told["weight_bytes"],
         macs=told["macs"],
+        sections=msgspec.convert(told["sections"], tuple[Section, ...]),
     )
     return StepResult(target, node_counts=told["operators"], info=info)
 

@@ -1,8 +1,8 @@
 """The conversion to TensorFlow Lite, run as a program: `python -m models.steps.tflite_child FILE`.
 
 FILE has the request as JSON; `result.json` in the working folder has the answer: inputs, outputs,
-operators, the size of the weights and the network's multiply-accumulates, or `failed` (import,
-data, nothing) and `error`.
+operators, the size of the weights, the network's parameters, multiply-accumulates and sections, or
+`failed` (import, data, nothing) and `error`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from models.errors import DataError, NothingQuantized
 from models.orphan import end_with_parent
@@ -35,13 +37,14 @@ def _convert(request: dict[str, Any]) -> dict[str, Any]:
     import litert_torch  # noqa: PLC0415 - a missing package is reported, not raised
     import torch  # noqa: PLC0415 - as above
 
+    from models.nets import parts  # noqa: PLC0415 - needs torch
     from models.nets.net import load_net  # noqa: PLC0415 - needs torch
-    from models.nets.work import count_macs  # noqa: PLC0415 - needs torch
-    from models.steps import tflite_quantize  # noqa: PLC0415 - needs the quantizer
+    from models.nets.work import macs_by_module  # noqa: PLC0415 - needs torch
+    from models.steps import tflite_quantize, tflite_sections  # noqa: PLC0415 - need LiteRT
     from models.steps.export_pt2 import for_inference  # noqa: PLC0415 - needs torch
 
     net = load_net(Path(request["source"]))
-    size = net.arch.imgsz_px
+    size, sections = net.arch.imgsz_px, parts.prefixes(net.arch)
     with torch.no_grad():
         example = {"images": torch.zeros(1, 3, size, size)}
         made = litert_torch.convert(for_inference(net), sample_kwargs=example)
@@ -50,8 +53,20 @@ def _convert(request: dict[str, Any]) -> dict[str, Any]:
     log = []
     if request["quantize"] != "none":
         log = tflite_quantize.quantize(target, request, size)
-    macs = count_macs(net.module, size)
-    return tflite_quantize.describe(target) | {"log": log, "macs": macs}
+    parameters = {name: value.numel() for name, value in net.module.named_parameters()}
+    macs = macs_by_module(net.module, size)
+    found = parts.shares(
+        sections,
+        parts.by_section(parameters, sections),
+        tflite_sections.weight_bytes(target, net.module, sections),
+        parts.by_section(macs, sections),
+    )
+    return tflite_quantize.describe(target) | {
+        "log": log,
+        "parameters": sum(parameters.values()),
+        "macs": sum(macs.values()),
+        "sections": msgspec.to_builtins(found),
+    }
 
 
 if __name__ == "__main__":

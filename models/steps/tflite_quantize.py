@@ -20,9 +20,9 @@ from models.errors import NothingQuantized
 from models.spec import CalibrationSpec
 from models.steps.calibrate import Feed, Reader
 from models.steps.kinds import DECODE
+from models.steps.tflite_sections import LEARNED, buffer_bytes
 from models.tensors import TensorInfo
 
-_LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "CONV_3D")
 _FLOAT = "no_quantize"
 _SIGNATURE = "serving_default"
 """What litert-torch calls the only signature."""
@@ -124,7 +124,7 @@ def decode(found: Sequence[Operator]) -> set[int]:
     leads: dict[int, bool] = {}
     for index in reversed(range(len(found))):
         one = found[index]
-        leads[index] = one.kind in _LEARNED or any(
+        leads[index] = one.kind in LEARNED or any(
             leads[reader] for name in one.gives for reader in readers.get(name, ())
         )
     return {index for index, learned in leads.items() if not learned}
@@ -155,14 +155,9 @@ def describe(path: Path) -> dict[str, Any]:
         "inputs": _io(runner.get_input_details()),
         "outputs": _io(runner.get_output_details()),
         "operators": dict(sorted(Counter(entry["op_name"] for entry in entries).items())),
-        "weight_bytes": sum(map(_length, map(model.Buffers, range(model.BuffersLength())))),
+        "weight_bytes": sum(map(buffer_bytes, map(model.Buffers, range(model.BuffersLength())))),
         "int8_tensors": sum(np.dtype(entry["dtype"]) == np.int8 for entry in tensors),
     }
-
-
-def _length(buffer: Any) -> int:
-    """Bytes of a buffer, which may lie within the table or behind it."""
-    return int(buffer.DataLength() or buffer.Size())
 
 
 def _open(path: Path) -> Any:

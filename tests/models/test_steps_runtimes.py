@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from support import convnet
 
 from agent.runtimes import runtime
 from agent.wire import RuntimeOptions
@@ -20,6 +21,7 @@ from models.nets.arch import Arch
 from models.spec import CalibrationSpec, ModelSource, ModelSpec
 from models.steps import StepInput, StepResult
 from models.steps import export_tflite as tflite_step
+from models.steps.base import FileInfo
 
 SIZE = 32
 
@@ -42,17 +44,19 @@ def with_converter(test: Test) -> Test:
     return pytest.mark.convert(_NO_CONVERTER(test))
 
 
-def arch(family: str) -> Arch:
-    options = {"unet": {"num_classes": 1, "width": 0.25}, "tinydet": {"num_classes": 6}}[family]
+def arch(family: str, width: float) -> Arch:
+    options = {"unet": {"num_classes": 1, "width": width}, "tinydet": {"num_classes": 6}}[family]
     names = tuple(f"class{index}" for index in range(options["num_classes"]))  # type: ignore[arg-type]
     return Arch(family=family, options=options, imgsz_px=SIZE, class_names=names)
 
 
-def given(folder: Path, family: str, step: str, **params: object) -> StepInput:
+def given(
+    folder: Path, family: str, step: str, *, width: float = 0.25, **params: object
+) -> StepInput:
     from models.nets.net import build_net, save_net  # noqa: PLC0415 - needs torch
 
     source = folder / "source.net"
-    save_net(build_net(arch(family)), source)
+    save_net(build_net(arch(family, width)), source)
     images = []
     for index in range(3):
         path = folder / f"{index}.npy"
@@ -148,6 +152,7 @@ def test_a_tensorflow_lite_file_computes_what_the_network_does(tmp_path: Path) -
     # Tensors that are equal share a buffer: here the biases, which are still zero.
     assert result.info.weight_bytes == pytest.approx(4 * result.info.parameters, rel=0.01)
     assert result.info.macs == 9_175_040
+    assert_sections(result.info, bytes_a_weight=4)
 
 
 @with_converter
@@ -166,6 +171,58 @@ def test_quantized_files_are_a_quarter_and_keep_the_decode(tmp_path: Path, step:
     assert np.abs(found - exact).max() < 0.1
     assert result.node_counts is not None
     assert ("QUANTIZE" in result.node_counts) == (step == "tflite_int8")
+    assert_sections(result.info, bytes_a_weight=1)
+
+
+def assert_sections(info: FileInfo, bytes_a_weight: int) -> None:
+    """The U-Net's sections: all parameters, and each its own bytes beside a few small tensors."""
+    assert [(part.name, part.macs) for part in info.sections] == [
+        ("encoder", 2_580_480), ("bottleneck", 884_736), ("decoder", 5_701_632), ("head", 8_192),
+    ]  # fmt: skip
+    assert sum(part.parameters for part in info.sections) == info.parameters
+    for part in info.sections[:3]:
+        assert part.weight_bytes == pytest.approx(bytes_a_weight * part.parameters, rel=0.15)
+    told = sum(part.weight_bytes or 0 for part in info.sections)
+    assert told == pytest.approx(info.weight_bytes, rel=0.01)
+
+
+@with_converter
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_published_u_net_converts(tmp_path: Path) -> None:
+    """The U-Net of 1,925,601 parameters becomes a .tflite file that gives its outputs."""
+    asked = given(tmp_path, "unet", "export_tflite", width=1.0)
+    result = made(asked, "export_tflite")
+    found, exact = outputs(result, asked)
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+    assert result.info is not None
+    assert result.info.parameters == 1_925_601
+    assert result.path.stat().st_size == pytest.approx(4 * 1_925_601, rel=0.02)
+    assert found.std() > 0.01  # an output of one value would agree with anything
+
+
+@with_converter
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_detector_with_a_list_of_heads_has_its_sections(tmp_path: Path) -> None:
+    """The converter leaves the list out of its names; the heads' bytes are theirs all the same."""
+    info = made(given(tmp_path, "tinydet", "export_tflite"), "export_tflite").info
+    assert info is not None
+    assert [part.name for part in info.sections] == ["backbone", "neck", "head"]
+    for part in info.sections:
+        assert part.weight_bytes == pytest.approx(4 * part.parameters, rel=0.02)
+
+
+@pytest.mark.litert
+@with_torch
+@lacks("ai_edge_litert", "litert")
+def test_bytes_are_not_told_where_names_do_not_tell() -> None:
+    """A .tflite file whose tensors are not named after the network's modules has no sections."""
+    from models.steps import tflite_sections  # noqa: PLC0415 - needs LiteRT and torch
+
+    sections = {"body": ("first",), "head": ("second",)}
+    net = convnet.torch_net()
+    assert tflite_sections.weight_bytes(convnet.TFLITE, net, sections) is None
 
 
 @with_torch

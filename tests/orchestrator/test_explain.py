@@ -14,7 +14,7 @@ from agent.wire import BenchError
 from models import recipes, zoo
 from models.build import VariantRequest, build
 from models.data.shapes import ensure_shapes
-from models.figures import Figures
+from models.figures import Figures, Section
 from models.store import Artifact, ArtifactStore, CurvePoint
 from orchestrator import building, explain
 from orchestrator.accuracy import Accuracy
@@ -108,6 +108,18 @@ def test_what_is_not_known_is_a_dash(tinydet: BuiltVariant) -> None:
     assert not any("section" in line for line in lines)
     (found,) = explain.as_json({("odd", "fp32", ISA): odd})
     assert (found["macs"], found["flops"], found["sparsity"]) == (None, None, None)
+
+
+def test_bytes_that_a_file_does_not_tell_are_a_dash(tinydet: BuiltVariant) -> None:
+    """Sections whose bytes are not known have their other figures, and null for bytes in JSON."""
+    parts = (Section("body", 30, None, 50_000_000), Section("head", 10, None, 50_000_000))
+    figures = Figures(macs=100_000_000, compressed_bytes=5, sparsity=None, sections=parts)
+    built: Any = {("m", "litert", ISA): changed(tinydet, figures=figures, format="tflite")}
+    (body,) = [line for line in at_80_columns(built) if " body " in line]
+    assert body.split()[-6:] == ["30", "75.0%", "-", "-", "50.0", "50.0%"]
+    (found,) = explain.as_json(built)
+    assert found["sections"][0]["weight_bytes"] is None
+    assert found["sections"][0]["shares"] == {"parameters": 0.75, "weight_bytes": None, "macs": 0.5}
 
 
 def test_the_command_explains(
