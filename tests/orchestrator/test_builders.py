@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import ipaddress
 import shutil
 import subprocess
@@ -12,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 from support import nets
 from support.sshd import Sshd
 
 from models.build import build, find_cached
-from models.errors import BuilderLost
-from models.store import Artifact, ArtifactStore
+from models.errors import BuilderLost, BuilderUnfit
+from models.store import Artifact, ArtifactStore, Manifest
 from orchestrator import inventory
 from orchestrator.builders import choice
 from orchestrator.builders.entry import BuilderEntry, check_scheduler
@@ -119,20 +123,26 @@ def test_an_unreachable_builder_is_an_error_of_each_variant(tmp_path: Path) -> N
 # ---------------------------------------------------------------- over ssh
 
 
+def write_loop(folder: Path, sshd: Sshd, more: str = "") -> Path:
+    """An inventory with this machine as the builder `loop`, over ssh; the builder's home."""
+    hosts = folder / "known_hosts"
+    hosts.write_text(sshd.known_hosts_line(f"[127.0.0.1]:{sshd.port}"))
+    config = folder / "ssh_config"
+    config.write_text(f"{sshd.ssh_config.read_text()}  UserKnownHostsFile {hosts}\n")
+    home = folder / "builder"
+    (folder / "inventory.yaml").write_text(
+        f"{BOARDS}ssh_config: {config}\n"
+        f"builders:\n  loop: {{host: loop, python: {sys.executable}, home: {home}{more}}}\n"
+    )
+    return home
+
+
 @pytest.mark.slow
 @pytest.mark.ssh
 def test_a_builder_over_ssh(tmp_path: Path, sshd: Sshd) -> None:
     """Code and files go over ssh, artifacts come back whole, and only its home is written to."""
     before = set(sshd.login.rglob("*"))
-    hosts = tmp_path / "known_hosts"
-    hosts.write_text(sshd.known_hosts_line(f"[127.0.0.1]:{sshd.port}"))
-    config = tmp_path / "ssh_config"
-    config.write_text(f"{sshd.ssh_config.read_text()}  UserKnownHostsFile {hosts}\n")
-    home = tmp_path / "builder"
-    (tmp_path / "inventory.yaml").write_text(
-        f"{BOARDS}ssh_config: {config}\n"
-        f"builders:\n  loop: {{host: loop, python: {sys.executable}, home: {home}}}\n"
-    )
+    home = write_loop(tmp_path, sshd)
     nets.detector(tmp_path / "net.onnx")
     folder = nets.tensors(tmp_path / "calibration")[0].parent
     words = ["build", "--model", "net.onnx", "--recipes", "fp32,int8_ptq"]
@@ -148,6 +158,62 @@ def test_a_builder_over_ssh(tmp_path: Path, sshd: Sshd) -> None:
     again = run_cli(words, tmp_path)
     assert "step" not in again.stderr
     assert set(sshd.login.rglob("*")) == before
+
+
+TRAINING = """
+models:
+  - model: unet
+    imgsz: 32
+    options: {{width: 0.25}}
+    steps: [{{step: train, epochs: {epochs}, batch: 4}}]
+recipes: [fp32]
+training: {{source: {source}, split: train, val_split: null}}
+"""
+
+
+def masked(folder: Path, count: int = 8) -> Path:
+    """Images of noise with the mask of a rectangle each."""
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        mask = np.zeros((32, 32), dtype=np.uint8)
+        mask[4:20, 4:20] = 255
+        for kind, pixels in (("images", noise), ("masks", mask)):
+            (folder / "train" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / "train" / kind / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.ssh
+@pytest.mark.torch
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed (extra 'models')"
+)
+def test_a_training_over_ssh_reads_the_builders_own_images(tmp_path: Path, sshd: Sshd) -> None:
+    """`paths:` says where they are there; the trained file comes back, other images are refused."""
+    ours, theirs = masked(tmp_path / "ours"), tmp_path / "theirs"
+    shutil.copytree(ours, theirs)
+    words = ["build", "mine.yaml", "--isa", "aarch64", "--build-on", "loop"]
+    (tmp_path / "mine.yaml").write_text(TRAINING.format(source=ours, epochs=1))
+    write_loop(tmp_path, sshd)
+    refused = run_cli(words, tmp_path)
+    assert refused.returncode == BuilderUnfit.exit_code
+    assert f"where it has {ours}" in refused.stderr
+    home = write_loop(tmp_path, sshd, f", paths: {{{ours}: {theirs}}}")
+    done = run_cli(words, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "loop: unet/fp32 for aarch64: step train" in done.stderr
+    (made,) = (tmp_path / ".orchestrator/models/artifacts").glob("*/*.json")
+    manifest = msgspec.json.decode(made.read_bytes(), type=Manifest)
+    assert [step.name for step in manifest.steps] == ["create", "train", "export_net"]
+    assert manifest.metadata["trained"] == "1"
+    assert (home / "models/artifacts" / made.parent.name / made.name).is_file()
+    (theirs / "train/images/0.png").write_bytes((theirs / "train/masks/0.png").read_bytes())
+    (tmp_path / "mine.yaml").write_text(TRAINING.format(source=ours, epochs=2))
+    other = run_cli(words, tmp_path)
+    assert other.returncode == BuilderUnfit.exit_code
+    assert "not those of the host" in other.stderr
 
 
 @pytest.mark.slow
