@@ -13,6 +13,8 @@ from models.errors import ModelUnreadable
 
 MAX_HEADER_BYTES: Final = 16 << 20
 """A header of this size names about a hundred thousand tensors."""
+DESCRIPTION: Final = "network"
+"""The key of our metadata; files of older versions have `arch` and `parameters` in its place."""
 _LENGTH: Final = struct.Struct("<Q")
 
 
@@ -59,8 +61,12 @@ def read_header(path: Path) -> NetHeader:
             header = json.loads(file.read(length))
         metadata = header.pop("__metadata__")
         offsets = [entry["data_offsets"] for entry in header.values()]
+        if DESCRIPTION in metadata:
+            metadata = json.loads(metadata[DESCRIPTION])
+        else:
+            metadata = metadata | {"arch": json.loads(metadata["arch"])}
         return NetHeader(
-            arch=msgspec.json.decode(metadata["arch"], type=Arch),
+            arch=msgspec.convert(metadata["arch"], type=Arch),
             parameters=int(metadata["parameters"]),
             weight_bytes=sum(end - start for start, end in offsets),
         )

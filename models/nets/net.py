@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelUnreadable
-from models.nets.arch import Arch, read_header
+from models.nets.arch import DESCRIPTION, Arch, read_header
 from models.nets.registry import EDITS, FAMILIES
 
 
@@ -38,12 +38,14 @@ def build_net(arch: Arch, seed: int = 0) -> Net:
 
 
 def save_net(net: Net, path: Path) -> None:
-    """Write weights and description; raises OSError."""
+    """Write weights and description: equal networks are equal files. Raises OSError."""
     state = {name: value.detach().contiguous().clone() for name, value in _state(net).items()}
-    metadata = {
-        "arch": msgspec.json.encode(net.arch, order="deterministic").decode(),
-        "parameters": str(sum(p.numel() for p in net.module.parameters())),
+    described = {
+        "arch": net.arch,
+        "parameters": sum(p.numel() for p in net.module.parameters()),
     }
+    # Under one key: safetensors writes several in a different order each time.
+    metadata = {DESCRIPTION: msgspec.json.encode(described, order="deterministic").decode()}
     safetensors.torch.save_file(state, str(path), metadata)
 
 
