@@ -60,6 +60,7 @@ def explain(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Figures:
         sparsity=sparsity(model.graph),
         sections=_sections(model, macs if note is None else None),
         note=note,
+        shapes=dict(shapes),
     )
 
 

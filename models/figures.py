@@ -30,7 +30,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     products; everything else (activations, additions, resizing) is left out. `compressed_bytes`
     is the file deflated at level 1, estimated above 32 MiB. `sparsity` is the share of zeros
     among the weights that are multiplied by. `macs`, `sparsity` and `sections` are empty where
-    they are not known, and `note` says why.
+    they are not known, and `note` says why. `shapes` are those of the dynamic inputs that `macs`
+    were counted at.
     """
 
     macs: int | None
@@ -38,6 +39,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     sparsity: float | None
     sections: tuple[Section, ...] = ()
     note: str | None = None
+    shapes: dict[str, tuple[int, ...]] = {}
 
     @property
     def flops(self) -> int | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent import wire
-from models.figures import Section
+from models.figures import Figures, Section
 from models.store import Manifest
 from orchestrator import tables
 from orchestrator.assign import Built, BuiltVariant
@@ -75,14 +75,29 @@ def _variants(built: Built) -> Named:
 
 
 def _manifest(variant: BuiltVariant) -> Manifest:
-    """The artifact's manifest; figures that an earlier version did not write are counted now."""
-    manifest = variant.artifact.manifest
-    if manifest.figures is not None or manifest.format != "onnx":
-        return manifest
-    from models.explain import explain  # noqa: PLC0415 - onnx takes 0.3 s and is rarely needed
+    """The artifact's manifest, its figures counted now where they are absent or of other shapes.
 
-    figures = explain(variant.artifact.path, variant.model.shapes)
-    return msgspec.structs.replace(manifest, figures=figures)
+    One file serves every shape of a dynamic input, and was counted at the first.
+    """
+    manifest = variant.artifact.manifest
+    known, shapes = manifest.figures, variant.model.shapes
+    if known is not None and known.shapes == shapes:
+        return manifest
+    if manifest.format == "onnx":
+        from models.explain import explain  # noqa: PLC0415 - takes 0.3 s and is rarely needed
+
+        figures = explain(variant.artifact.path, shapes)
+        return msgspec.structs.replace(manifest, figures=figures)
+    if known is None:
+        return manifest
+    return msgspec.structs.replace(manifest, figures=_without_macs(known))
+
+
+def _without_macs(figures: Figures) -> Figures:
+    """Less what depends on shapes."""
+    sections = tuple(msgspec.structs.replace(part, macs=None) for part in figures.sections)
+    note = f"multiply-accumulates not counted: the file was counted at {figures.shapes}"
+    return msgspec.structs.replace(figures, macs=None, sections=sections, note=note)
 
 
 _FIGURE_COLUMNS: Final = (

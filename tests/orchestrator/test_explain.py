@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
+from support import nets
 
 from agent.wire import BenchError
 from models import recipes, zoo
@@ -94,6 +97,28 @@ def test_artifacts_of_older_versions_are_counted_now(tinydet: BuiltVariant) -> N
     old = changed(tinydet, figures=None)
     (found,) = explain.as_json({("tinydet", "fp32", ISA): old})
     assert found["macs"] == 124_552_800
+
+
+def test_a_dynamic_input_is_counted_at_each_of_its_shapes(tmp_path: Path) -> None:
+    """One file for two input sizes has each one's count, or none where it cannot be counted."""
+    path = nets.save(
+        tmp_path / "net.onnx",
+        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
+        [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w")],
+        inputs={"x": (1, 3, "h", "w")},
+        outputs={"y": (1, 2, "h", "w")},
+    )
+    store = ArtifactStore(tmp_path / "store")
+    found = {}
+    for recipe, side in (("fp32", 8), ("fp32", 4), ("ort_format", 8), ("ort_format", 4)):
+        model = zoo.resolve(str(path), shapes={"x": (1, 3, side, side)})
+        artifact = build(VariantRequest(model, recipes.get(recipe), ISA), store, silent)
+        (found[recipe, side],) = explain.as_json({("net", recipe, ISA): BuiltVariant(artifact, model)})
+    assert found["fp32", 8]["sha256"] == found["fp32", 4]["sha256"]
+    assert [found["fp32", side]["macs"] for side in (8, 4)] == [2 * 3 * 64, 2 * 3 * 16]
+    assert found["ort_format", 8]["macs"] == 2 * 3 * 64
+    assert found["ort_format", 4]["macs"] is None
+    assert "counted at {'x': (1, 3, 8, 8)}" in found["ort_format", 4]["note"]
 
 
 def test_what_is_not_known_is_a_dash(tinydet: BuiltVariant) -> None:
