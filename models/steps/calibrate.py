@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,12 +77,16 @@ class Reader:
 
 def _tensors(file: Path, inputs: Mapping[str, TensorInfo]) -> Feed:
     """The tensors of a file by input name. Pickled objects are refused, never run."""
+    several = file.suffix.lower() == ".npz"
     try:
         with file.open("rb") as handle:
             loaded = np.load(handle, allow_pickle=False)
-            if file.suffix.lower() == ".npz":
+            if several != isinstance(loaded, np.lib.npyio.NpzFile):
+                kind = "one tensor" if several else "several tensors"
+                raise ValueError(f"holds {kind}, which its ending does not say")
+            if several:
                 return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError) as exc:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
         raise DataError(f"calibration: {file}: {exc}") from exc
     if len(inputs) != 1:
         raise DataError(

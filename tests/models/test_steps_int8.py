@@ -226,11 +226,20 @@ def wrong_files(folder: Path) -> dict[str, Path]:
     np.savez(folder / "name.npz", wrong=np.zeros((1, 3, 32, 32), np.float32))
     (folder / "text.npy").write_text("not numpy")
     (folder / "empty.npz").write_bytes(b"")
+    np.savez(folder / "cut.npz", images=np.zeros((1, 3, 32, 32), np.float32))
+    (folder / "bare.npz").write_bytes((folder / "dtype.npy").read_bytes())
+    (folder / "several.npy").write_bytes((folder / "cut.npz").read_bytes())
+    (folder / "cut.npz").write_bytes((folder / "cut.npz").read_bytes()[:-50])
     (folder / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n but not really")
     return {path.stem: path for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", ["shape", "dtype", "pickle", "name", "text", "empty", "image"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("shape", "dtype", "pickle", "name", "text", "empty", "cut", "bare", "several", "image"),
+    ],
+)
 def test_unusable_calibration_files_are_named(
     tmp_path: Path, store: ArtifactStore, kind: str
 ) -> None:
