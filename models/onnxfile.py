@@ -64,14 +64,17 @@ def describe(path: Path) -> OnnxInfo:
         inputs={i.name: _tensor(i) for i in graph.input if i.name not in weights},
         outputs={o.name: _tensor(o) for o in graph.output},
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        opset=max(
-            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
-        ),
+        opset=opset_of(model),
         nodes=dict(sorted(Counter(node.op_type for node in all_nodes(graph)).items())),
         parameters=_parameters(graph),
         weight_bytes=_weight_bytes(graph),
         external_files=files,
     )
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators in a model; 0 where it has none of them."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def load(path: Path) -> onnx.ModelProto:

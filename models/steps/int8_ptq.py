@@ -9,17 +9,19 @@ import functools
 from pathlib import Path
 
 import onnx
+from onnx import version_converter
 from onnxruntime import quantization as ortq
 from onnxruntime.quantization import calibrate as ortc
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from models.errors import NothingQuantized
-from models.onnxfile import OnnxInfo, describe, load
+from models.errors import BuildFailed, NothingQuantized
+from models.onnxfile import OnnxInfo, describe, first_line, load, opset_of
 from models.spec import CalibrationSpec, ModelSpec, file_digest
 from models.steps.base import Log, StepInput, StepResult, tool_version
 from models.steps.calibrate import Reader
 from models.steps.calibration_ranges import METHODS, cached_ranges, ranges
 from models.steps.graph import name_nodes
+from models.steps.kinds import OPSET
 from models.steps.quiet import quiet
 from models.steps.selection import left_out
 from models.tensors import TensorInfo
@@ -27,6 +29,8 @@ from models.tensors import TensorInfo
 _RANGES = "ranges"
 _RANGE_SCHEMA = "1"
 """Raised when ranges of the same model and data come out differently: old ones are not used."""
+_MIN_OPSET = 13
+"""The first one whose QuantizeLinear has scales by channel."""
 
 
 def run(given: StepInput) -> StepResult:
@@ -36,7 +40,7 @@ def run(given: StepInput) -> StepResult:
     prepared = given.work / "prepared.onnx"
     quantized = given.work / "model.onnx"
     with quiet(given.log) as log:
-        order = prepare(given.source, prepared)
+        order = prepare(given.source, prepared, _MIN_OPSET)
         model = load(prepared)
         keep_float = left_out(model, given.params.only, given.params.exclude, order)
         log(
@@ -55,13 +59,16 @@ def run(given: StepInput) -> StepResult:
     return StepResult(quantized)
 
 
-def prepare(source: Path, target: Path) -> list[str]:
+def prepare(source: Path, target: Path, min_opset: int = 0) -> list[str]:
     """Write the source as quantizers want it; returns the names of its nodes in its own order.
 
     Nodes without a name of their own get one first, so that they can be chosen by it. ONNX
-    Runtime may put the nodes into another order.
+    Runtime may put the nodes into another order. A model of an older opset than `min_opset` is
+    converted; raises BuildFailed where it cannot be.
     """
     model = load(source)
+    if 0 < opset_of(model) < min_opset:
+        model = _renewed(model)
     name_nodes(model.graph)
     names = [node.name for node in model.graph.node]
     named = target.with_name("named.onnx")
@@ -72,6 +79,17 @@ def prepare(source: Path, target: Path) -> list[str]:
     name_nodes(model.graph)
     onnx.save(model, str(target))
     return names
+
+
+def _renewed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in a newer opset."""
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except Exception as exc:  # it raises whatever its C++ code raises
+        raise BuildFailed(
+            f"the model is of opset {opset_of(model)}, which has no scales by channel, and cannot "
+            f"be converted ({first_line(exc)}); export it again with opset {OPSET}"
+        ) from exc
 
 
 def _what_ranges_depend_on(

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from support import nets
 
@@ -215,6 +215,61 @@ def test_a_dynamic_input_is_calibrated_at_its_fixed_shape(
     spec = calibration([tmp_path / "a.png"], None)
     artifact = build(VariantRequest(model, recipes.get("int8_ptq"), "x86_64", spec), store, silent)
     assert artifact.manifest.inputs["images"].shape == ("n", 3, "h", "w")
+
+
+def plain_net(path: Path, opset: int) -> Path:
+    """Two convolutions in operators that every opset has alike."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, 3, 3, 3), "w2": (8, 16, 3, 3), "b2": (8,)}
+    return nets.save(
+        path,
+        [
+            helper.make_node("Conv", ["images", "w1"], ["c"], name="/a/Conv", pads=[1] * 4),
+            helper.make_node("Relu", ["c"], ["r"], name="/a/Relu"),
+            helper.make_node("Conv", ["r", "w2", "b2"], ["y"], name="/b/Conv", pads=[1] * 4),
+        ],
+        [
+            numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
+            for name, shape in shapes.items()
+        ],
+        inputs={"images": (1, 3, 32, 32)},
+        outputs={"y": (1, 8, 32, 32)},
+        metadata={"kept": "yes"},
+        opset=opset,
+    )
+
+
+@pytest.mark.parametrize("opset", [9, 12])
+def test_a_model_of_an_old_opset_is_quantized(
+    tmp_path: Path, store: ArtifactStore, opset: int
+) -> None:
+    """Before opset 13 there are no scales by channel: such a model is converted before."""
+    spec = calibration(nets.tensors(tmp_path / "calibration"), None)
+    old, new = (plain_net(tmp_path / f"{each}.onnx", each) for each in (opset, 17))
+    recipe = recipes.get("int8_ptq")
+    made = [
+        build(VariantRequest(zoo.resolve(str(path)), recipe, "x86_64", spec), store, silent)
+        for path in (old, new)
+    ]
+    assert np.array_equal(run(made[0]), run(made[1]))
+    assert made[0].manifest.opset == 18
+    assert made[0].manifest.metadata["kept"] == "yes"
+    assert made[0].manifest.parameters == made[1].manifest.parameters
+
+
+def test_an_old_opset_that_cannot_be_converted_is_told(
+    tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no newer form of the model is known, the message says to export it again."""
+
+    def fail(_model: onnx.ModelProto, _opset: int) -> None:
+        raise RuntimeError("No Adapter For Upsample")
+
+    monkeypatch.setattr("models.steps.int8_ptq.version_converter.convert_version", fail)
+    spec = calibration(nets.tensors(tmp_path / "calibration"), None)
+    model = zoo.resolve(str(plain_net(tmp_path / "old.onnx", 9)))
+    with pytest.raises(BuildFailed, match=r"opset 9.*No Adapter For Upsample.*export it again"):
+        build(VariantRequest(model, recipes.get("int8_ptq"), "x86_64", spec), store, silent)
 
 
 def wrong_files(folder: Path) -> dict[str, Path]:

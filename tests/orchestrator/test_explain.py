@@ -113,7 +113,8 @@ def test_a_dynamic_input_is_counted_at_each_of_its_shapes(tmp_path: Path) -> Non
     for recipe, side in (("fp32", 8), ("fp32", 4), ("ort_format", 8), ("ort_format", 4)):
         model = zoo.resolve(str(path), shapes={"x": (1, 3, side, side)})
         artifact = build(VariantRequest(model, recipes.get(recipe), ISA), store, silent)
-        (found[recipe, side],) = explain.as_json({("net", recipe, ISA): BuiltVariant(artifact, model)})
+        built = {("net", recipe, ISA): BuiltVariant(artifact, model)}
+        (found[recipe, side],) = explain.as_json(built)
     assert found["fp32", 8]["sha256"] == found["fp32", 4]["sha256"]
     assert [found["fp32", side]["macs"] for side in (8, 4)] == [2 * 3 * 64, 2 * 3 * 16]
     assert found["ort_format", 8]["macs"] == 2 * 3 * 64
