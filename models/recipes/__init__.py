@@ -11,6 +11,7 @@ steps:
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def get(name_or_path: str, base_dir: Path | None = None) -> Recipe:
 
 def _read(path: Path) -> Recipe:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as exc:
         raise RecipeError(f"{path}: {exc}") from exc
     except yaml.YAMLError as exc:
@@ -98,6 +99,19 @@ def _read(path: Path) -> Recipe:
         raise RecipeError(f"{path}: runtime: no runtime {runtime!r}{near}; known: {known}")
     steps = content.get("steps")
     return make_recipe(path.stem, steps, description, cast(Runtime, runtime), str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would silently drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} stands there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def make_recipe(name: str, steps: object, description: str, runtime: Runtime, where: str) -> Recipe:
@@ -133,6 +147,9 @@ def _step(entry: object, where: str) -> StepSpec:
         complete = msgspec.convert(params, kind)
     except msgspec.ValidationError as exc:
         raise RecipeError(f"{where}: {exc}") from exc
+    for key, value in params.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(f"{where}: {key}: expected a finite number, got {value}")
     return StepSpec(name, msgspec.json.decode(msgspec.json.encode(complete)))
 
 
