@@ -24,6 +24,8 @@ def run(given: StepInput) -> StepResult:
     if given.source is None:
         raise ValueError("a model file is needed")
     model = load(given.source)
+    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        raise BuildFailed("the model has float16 weights already; name `fp16` once, or use fp32")
     name_nodes(model.graph)
     with quiet(given.log) as log:
         keep = left_out(model, given.params.only, given.params.exclude)

@@ -115,6 +115,15 @@ def test_half_precision_of_nothing_is_refused(tmp_path: Path, store: ArtifactSto
     assert find_cached(request, store) is None
 
 
+def test_half_precision_is_not_halved_again(store: ArtifactStore) -> None:
+    """A model that has float16 weights is refused with what to do, not as a broken file."""
+    twice = dataclasses.replace(
+        tinydet("fp16"), recipe=Recipe("mine", tuple(2 * [*recipes.get("fp16").steps]), "")
+    )
+    with pytest.raises(BuildFailed, match="float16 weights already; name `fp16` once"):
+        build(twice, store, silent)
+
+
 # ---------------------------------------------------------------- dynamic
 
 
