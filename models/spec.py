@@ -120,9 +120,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_digest(path: Path) -> bytes:
+    """A file's sha256, read once as long as it stays as it is; raises OSError."""
+    status = path.stat()
+    return _known_digest(path, status.st_size, status.st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=4096)
 def _known_digest(path: Path, _size_bytes: int, _mtime_ns: int) -> bytes:
-    """A file's sha256, read once as long as it stays as it is."""
     return bytes.fromhex(file_digest(path))
 
 
@@ -133,8 +138,7 @@ def calibration(images: Sequence[Path], prep: ImagePrep | None) -> CalibrationSp
     total = hashlib.sha256(repr(prep).encode())
     for path in images:
         try:
-            status = path.stat()
-            total.update(_known_digest(path, status.st_size, status.st_mtime_ns))
+            total.update(content_digest(path))
         except OSError as exc:
             raise DataError(f"calibration: {path}: {exc.strerror or exc}") from exc
     return CalibrationSpec(tuple(images), prep, total.hexdigest())

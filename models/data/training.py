@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Final
@@ -11,10 +12,9 @@ import msgspec
 from models.data import blobs, shapes
 from models.data.draw import CLASS_NAMES
 from models.data.loading import BLOBS, SHAPES, load_for, task_of
-from models.data.masks import looks_like_voc_masks
 from models.data.types import AnySet, MaskedImage, Task
 from models.errors import DataError
-from models.spec import DataSpec, TrainingSpec
+from models.spec import DataSpec, TrainingSpec, content_digest
 
 PROCEDURAL_IMAGES: Final = 4000
 """What a procedural set gives where no number is asked for: those the shipped detector saw."""
@@ -31,8 +31,8 @@ def training_spec(
 ) -> TrainingSpec:
     """The images to learn from, and those to show progress on, with their digest.
 
-    Of a folder: ids, file sizes and labels of the images that are used (of masks their sizes);
-    of a procedural set: its name, version and number of images. Raises DataError.
+    Of a folder: ids, file sizes and labels of the images that are used, masks whole; of a
+    procedural set: its name, version and number of images. Raises DataError.
     """
     if images is not None and images < 1:
         raise DataError(f"training: {images} images; give a positive number, or none for all")
@@ -75,9 +75,9 @@ def _identity(spec: DataSpec, images: int | None, cache: Path) -> list[object]:
             raise DataError(f"{name} has the splits {', '.join(splits)}, not {spec.split!r}")
         return [f"{name}/{spec.split}", images or PROCEDURAL_IMAGES]
     parts = _rows(chosen(spec, images, cache))
-    root = Path(spec.source).expanduser()
-    if spec.layout in ("auto", "voc") and root.is_dir() and looks_like_voc_masks(root):
-        parts += _rows(chosen(spec, images, cache, "segment"))
+    if task_of(spec) == "detect":
+        with contextlib.suppress(DataError):  # a split without masks, which nobody can learn
+            parts += _rows(chosen(spec, images, cache, "segment"))
     return parts
 
 
@@ -86,7 +86,7 @@ def _rows(found: AnySet) -> list[object]:
         [
             image.image_id,
             _size_bytes(image.path),
-            _size_bytes(image.mask_path) if isinstance(image, MaskedImage) else image.boxes,
+            _content(image.mask_path) if isinstance(image, MaskedImage) else image.boxes,
         ]
         for image in found.images
     ]
@@ -96,5 +96,12 @@ def _rows(found: AnySet) -> list[object]:
 def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
+    except OSError as exc:
+        raise DataError(f"training: {path}: {exc.strerror or exc}") from exc
+
+
+def _content(path: Path) -> str:
+    try:
+        return content_digest(path).hex()
     except OSError as exc:
         raise DataError(f"training: {path}: {exc.strerror or exc}") from exc

@@ -67,6 +67,46 @@ def test_masks_are_part_of_the_digest(tmp_path: Path) -> None:
     assert training_spec(spec, None, None, tmp_path).digest != before
 
 
+def test_a_mask_of_the_same_size_is_another_digest(tmp_path: Path) -> None:
+    """Masks count whole: where pixels are stored plainly, a correction changes no file's size."""
+    images, masks = tmp_path / "set" / "images", tmp_path / "set" / "masks"
+    for name in ("a", "b"):
+        for folder in (images, masks):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (16, 16)).save(folder / f"{name}.bmp")
+    (tmp_path / "set" / "train.txt").write_text("a\nb\n")
+    spec = DataSpec(str(tmp_path / "set"), "masks", "train")
+    before = training_spec(spec, None, None, tmp_path).digest
+    size_bytes = (masks / "a.bmp").stat().st_size
+    Image.new("L", (16, 16), 255).save(masks / "a.bmp")
+    assert (masks / "a.bmp").stat().st_size == size_bytes
+    assert training_spec(spec, None, None, tmp_path).digest != before
+
+
+def test_masks_beside_boxes_are_part_of_the_digest(tmp_path: Path) -> None:
+    """A folder that a detector and a segmenter can learn from stands for both kinds of labels."""
+    for folder in ("images", "labels", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        if folder != "labels":
+            Image.new("L", (16, 16)).save(tmp_path / "set" / folder / "a.bmp")
+    (tmp_path / "set" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "set" / "train.txt").write_text("a\n")
+    spec = DataSpec(str(tmp_path / "set"), split="train")
+    before = training_spec(spec, None, None, tmp_path).digest
+    Image.new("L", (16, 16), 255).save(tmp_path / "set" / "masks" / "a.bmp")
+    assert training_spec(spec, None, None, tmp_path).digest != before
+
+
+def test_a_split_of_boxes_needs_no_masks(folder: Path) -> None:
+    """VOC has masks for some images only: a detector learns from a list that they do not have."""
+    before = digest(folder)
+    (folder / "SegmentationClass").mkdir()
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir()
+    (lists / "other.txt").write_text("train_00000\n")
+    assert digest(folder) == before
+
+
 @pytest.mark.parametrize(("source", "names"), [("shapes", 6), ("blobs", 1)])
 def test_procedural_sets_are_their_name_and_count(source: str, names: int, tmp_path: Path) -> None:
     """Nothing is written to know what they are; another number of images is another digest."""
