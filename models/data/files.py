@@ -73,9 +73,12 @@ def contents(folder: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file; raises DataError when it is missing or not UTF-8."""
+    """A text file, without the mark that Windows begins some with.
+
+    Raises DataError when it is missing or not UTF-8.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}") from exc
 

@@ -56,6 +56,19 @@ def test_yolo_set_by_data_yaml(tmp_path: Path, kind: str) -> None:
             assert corners == pytest.approx((wanted.x1, wanted.y1, wanted.x2, wanted.y2))
 
 
+def test_files_from_windows_are_read(tmp_path: Path) -> None:
+    """A byte order mark before names, labels or a data.yaml is no part of what they say."""
+    mark = "\ufeff"
+    root = write_yolo(tmp_path / "pets")
+    (root / "classes.txt").write_text(f"{mark}고양이\r\n개\r\n", encoding="utf-8")
+    label = root / "labels" / "val" / "a.txt"
+    label.write_text(mark + LABELS["a"], encoding="utf-8")
+    assert read(root).class_names == ("고양이", "개")
+    assert len(read(root).images[0].boxes) == 2
+    (root / "data.yaml").write_text(mark + YAMLS["list"], encoding="utf-8")
+    assert read(root).class_names == ("cat", "dog")
+
+
 @pytest.mark.parametrize("sub", ["val", "."])
 def test_yolo_folder_without_yaml(tmp_path: Path, sub: str) -> None:
     """Without data.yaml the folders are enough, and classes.txt names the classes."""
