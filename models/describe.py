@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,14 +93,15 @@ def image_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def literal(text: str) -> object:
-    """The Python or JSON literal in `text`; None where it is neither."""
+    """The JSON or Python literal in `text`; None where it is neither.
+
+    JSON first: it has signs beyond 16 bits as two halves, which Python would leave apart.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        pass
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
         return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agent.wire import DetectHead, ImagePrep, SegmentHead
@@ -96,6 +98,8 @@ def test_what_is_not_understood_is_latency_only(
         ("{1: 'dog', 0: 'cat'}", ("cat", "dog")),
         ('{"0": "cat", "1": "dog"}', ("cat", "dog")),
         ('["cat", "dog"]', ("cat", "dog")),
+        (json.dumps(["고양이", "😀", "𠮷"]), ("고양이", "😀", "𠮷")),
+        (str({0: "고양이", 1: "😀"}), ("고양이", "😀")),
         ("{0: 'cat', 2: 'dog'}", ()),
         ("{'cat': 0}", ()),
         ("cat, dog", ()),
