@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from models.figures import OTHER, Figures, Section
-from models.onnxfile import first_line, load
+from models.onnxfile import all_nodes, first_line, load
 from models.sections import node_sections
 from models.steps.graph import name_nodes
 
@@ -38,7 +38,15 @@ _WEIGHT_AT: Final = {
 """Operators that are counted, and which of their inputs is the weight."""
 _ZERO_AT: Final = {"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5}
 """Where quantized operators read the value that stands for zero."""
-_UNCOUNTED: Final = frozenset({"Attention", "Einsum", "GRU", "LSTM", "RNN"})
+_UNCOUNTED: Final = frozenset(
+    {
+        *("Attention", "Einsum", "GRU", "LSTM", "RNN"),
+        # ONNX Runtime's own, in files that it has optimized or quantized
+        *("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "FusedConv", "FusedGemm", "FusedMatMul"),
+        *("GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention"),
+        *("QAttention", "QGemm"),
+    }
+)
 _PASSES: Final = frozenset(
     {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose", "Unsqueeze"}
 )
@@ -87,7 +95,11 @@ def count_macs(
     model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, int], str | None]:
     """Multiply-accumulates by node, and why the sum would be wrong, if it would be."""
-    uncounted = sorted({node.op_type for node in model.graph.node} & _UNCOUNTED)
+    functions = {function.name for function in model.functions}
+    uncounted = sorted(
+        {node.op_type for node in model.graph.node if _hides_work(node)}
+        | {node.op_type for node in model.graph.node} & (_UNCOUNTED | functions)
+    )
     if uncounted:
         return {}, f"multiply-accumulates not counted: no rule for {', '.join(uncounted)}"
     try:
@@ -99,6 +111,16 @@ def count_macs(
         }, None
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as exc:
         return {}, f"multiply-accumulates not counted: {first_line(exc)}"
+
+
+def _hides_work(node: onnx.NodeProto) -> bool:
+    """True for If, Loop and their kind with a layer inside: how often it runs is not known."""
+    inner = (graph for item in node.attribute for graph in (item.g, *item.graphs))
+    return any(
+        each.op_type in _UNCOUNTED | _WEIGHT_AT.keys()
+        for graph in inner
+        for each in all_nodes(graph)
+    )
 
 
 def node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:

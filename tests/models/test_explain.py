@@ -112,6 +112,25 @@ def test_a_dynamic_input_is_counted_at_its_fixed_shape(tmp_path: Path) -> None:
     assert explain(path, {"x": (1, 3, 10, 20)}).macs == 2 * 3 * 10 * 20
 
 
+def test_layers_out_of_sight_are_not_passed_over() -> None:
+    """Layers in a branch, in a function or fused by ONNX Runtime have no figure rather than 0."""
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="c")
+    branch = helper.make_graph([conv], "b", [], [])
+    chosen = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    idle = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "b", [], [])
+    harmless = helper.make_node("If", ["x"], ["y"], then_branch=idle, else_branch=idle)
+    opset = [helper.make_opsetid("", 17)]
+    function = helper.make_function("own", "Block", ["x", "w"], ["y"], [conv], opset)
+    called = helper.make_node("Block", ["x", "w"], ["y"], domain="own")
+    fused = helper.make_node("FusedConv", ["x", "w"], ["y"], domain="com.microsoft")
+    told = "multiply-accumulates not counted: no rule for "
+    for node, name in ((chosen, "If"), (called, "Block"), (fused, "FusedConv")):
+        graph = helper.make_graph([node], "g", [], [])
+        assert count_macs(helper.make_model(graph, functions=[function]), {}) == ({}, told + name)
+    graph = helper.make_graph([harmless], "g", [], [])
+    assert count_macs(helper.make_model(graph, opset_imports=opset), {}) == ({}, None)
+
+
 def test_operators_without_a_rule_are_not_passed_over() -> None:
     """A recurrent network has no figure rather than one that is too small."""
     graph = helper.make_graph([helper.make_node("LSTM", ["x"], ["y"], name="l")], "g", [], [])
