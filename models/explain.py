@@ -174,14 +174,18 @@ def sparsity(graph: onnx.GraphProto) -> float | None:
             continue
         name, at = node.input[_WEIGHT_AT[node.op_type]], _ZERO_AT.get(node.op_type)
         zero_name = node.input[at] if at is not None and len(node.input) > at else ""
+        axis = -1 if "MatMul" in node.op_type else 0
         source = made.get(name)
         if source is not None and source.op_type == "DequantizeLinear":
             name, *_, zero_name = (*source.input, "")[:3]
+            axis = next((item.i for item in source.attribute if item.name == "axis"), 1)
         if name not in tensors:
             continue
         values = numpy_helper.to_array(tensors[name])
-        zero = numpy_helper.to_array(tensors[zero_name]).flat[0] if zero_name in tensors else 0
-        zeros += int(np.count_nonzero(values == zero))
+        zero = numpy_helper.to_array(tensors[zero_name]) if zero_name in tensors else np.zeros(1)
+        zero = zero if zero.ndim <= 1 else zero.ravel()[:1]  # of blocks the first stands for all
+        by_channel = np.moveaxis(values, axis, -1) if zero.size > 1 else values
+        zeros += int(np.count_nonzero(by_channel == zero))
         total += values.size
     return zeros / total if total else None
 

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from support import nets
 
 from models import zoo
-from models.build import build
+from models.build import VariantRequest, build
 from models.explain import OTHER, compressed_bytes, count_macs, explain, sparsity
 from models.figures import Figures, Section
 from models.recipes import Recipe
@@ -179,6 +179,29 @@ def test_zeros_are_counted_in_float_and_in_int8(tmp_path: Path) -> None:
     assert sparse.size_bytes == dense.size_bytes
     assert figures[1].compressed_bytes < 0.6 * figures[0].compressed_bytes
     assert figures[1].macs == figures[2].macs == figures[0].macs
+
+
+def test_each_channel_has_its_own_zero(tmp_path: Path) -> None:
+    """With a zero point a column, the zeros of each column are found where its own point is."""
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 0.3, (64, 32)) + np.linspace(-1, 1, 32)).astype(np.float32)
+    path = net(
+        tmp_path / "net.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="n")],
+        [numpy_helper.from_array(values, "w")],
+        (1, 64),
+        (1, 32),
+    )
+    steps = (
+        StepSpec("sparsify", {"ratio": 0.7}),
+        StepSpec("dynamic", {"per_channel": True}),
+    )
+    request = VariantRequest(zoo.resolve(str(path)), Recipe("mine", steps, ""), host_isa())
+    artifact = build(request, ArtifactStore(tmp_path / "store"), silent)
+    weights = {t.name: list(t.dims) for t in onnx.load(artifact.path).graph.initializer}
+    assert weights["w_zero_point"] == [32]
+    assert artifact.manifest.figures is not None
+    assert artifact.manifest.figures.sparsity == pytest.approx(0.7, abs=0.01)
 
 
 def test_a_graph_without_layers_has_no_sparsity(tmp_path: Path) -> None:
