@@ -51,7 +51,8 @@ class BuilderClient:
             try:
                 cached = find_cached(request, store)
                 cached = cached or find_cached(request, store, self.versions)
-                self._require_tools(request)
+                if cached is None:
+                    self._require_tools(request)
             except BenchError as exc:
                 answers[index] = exc
                 continue

@@ -104,6 +104,14 @@ def test_a_failure_there_is_the_same_error_here(tmp_path: Path, store: ArtifactS
     assert isinstance(built, Artifact)
 
 
+def test_what_is_here_needs_no_packages_there(tmp_path: Path, store: ArtifactStore) -> None:
+    """A variant that is in the store is the answer, whatever the builder lacks."""
+    request = nets.request(tmp_path)
+    made = build(request, store, silent)
+    client = BuilderClient(replayed({"packages": {}}), io.BytesIO(), {})
+    assert client.build_many([request], store, 1, silent) == [made]
+
+
 def test_a_builder_without_the_packages_is_refused(tmp_path: Path, store: ArtifactStore) -> None:
     """What the steps need and the builder lacks is named before anything is sent."""
     source = replayed({"packages": {"numpy": "3"}})
