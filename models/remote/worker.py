@@ -201,7 +201,8 @@ def _end_with_host(stdin: int) -> None:
     Asked for with poll, which takes nothing from the stream; children end with their parent.
     """
     closed = select.poll()
-    closed.register(stdin, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
+    half_closed = getattr(select, "POLLRDHUP", 0)  # Linux has it
+    closed.register(stdin, select.POLLHUP | select.POLLERR | half_closed)
 
     def watch() -> None:
         while not closed.poll(1000):

@@ -183,6 +183,26 @@ def test_another_version_there_makes_another_artifact(tmp_path: Path, store: Art
     assert find_cached(request, store, client.versions) == theirs
 
 
+def test_a_builder_without_linux_ends_with_its_host() -> None:
+    """Where poll does not know of half-closed streams, as on macOS, a closed one is noticed."""
+    code = (
+        "import select, time\n"
+        "del select.POLLRDHUP\n"
+        "from models.remote.worker import _end_with_host\n"
+        "_end_with_host(0)\n"
+        "print('watching', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "watching\n"
+        process.stdin.close()
+        assert process.wait(30) == 1
+
+
 def test_folders_of_training_images_need_a_place_there(tmp_path: Path) -> None:
     """Training images are not sent: their folder there has to be named, and is then used."""
     request = nets.request(tmp_path, "fp32")
