@@ -105,18 +105,17 @@ class Worker:
         places = [folder / _name(name) for name in names]
         folder.mkdir(parents=True, exist_ok=True)
         total = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
-            for piece in frames.body(self._source, size_bytes):
-                total.update(piece)
-                file.write(piece)
-        taken = Path(file.name)
-        try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+            taken, copy = Path(new) / "taken", Path(new) / "copy"
+            with taken.open("wb") as file:
+                for piece in frames.body(self._source, size_bytes):
+                    total.update(piece)
+                    file.write(piece)
             if total.hexdigest() != digest:
                 return {"error": f"{digest} arrived as {total.hexdigest()}"}
             for place in places:
-                shutil.copyfile(taken, place)
-        finally:
-            taken.unlink()
+                shutil.copyfile(taken, copy)
+                copy.replace(place)  # whole or not at all: another conversation may read it
         return {}
 
     def _build(self, requests: list[Any], workers: int) -> None:

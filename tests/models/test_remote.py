@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -119,6 +120,38 @@ def test_a_builder_without_the_packages_is_refused(tmp_path: Path, store: Artifa
     (error,) = client.build_many([nets.request(tmp_path)], store, 1, silent)
     assert isinstance(error, BuilderUnfit)
     assert "onnx, onnxruntime" in str(error)
+
+
+def test_a_file_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
+    """A host that goes away amid a file leaves neither a part of it nor anything beside it."""
+    data = b"x" * 1000
+    digest = hashlib.sha256(data).hexdigest()
+    whole = replayed({"do": "file", "sha256": digest, "names": ["a", "b"]}, body=data).getvalue()
+    with contextlib.suppress(BuilderLost):
+        serve(io.BytesIO(whole[:-100]), io.BytesIO(), tmp_path / "home")
+    assert list((tmp_path / "home" / "files" / digest).iterdir()) == []
+    serve(io.BytesIO(whole), io.BytesIO(), tmp_path / "home")
+    names = sorted((tmp_path / "home" / "files" / digest).iterdir())
+    assert [path.name for path in names] == ["a", "b"]
+    assert all(path.read_bytes() == data for path in names)
+
+
+def test_a_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a file is copied to its names, none of them shows a part of it."""
+    seen: list[list[str]] = []
+
+    def copy(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:10])
+        seen.append([path.name for path in folder.iterdir() if path.is_file()])
+        target.write_bytes(source.read_bytes())
+
+    data = b"x" * 1000
+    digest = hashlib.sha256(data).hexdigest()
+    folder = tmp_path / "home" / "files" / digest
+    monkeypatch.setattr("models.remote.worker.shutil.copyfile", copy)
+    order = replayed({"do": "file", "sha256": digest, "names": ["a", "b"]}, body=data)
+    serve(order, io.BytesIO(), tmp_path / "home")
+    assert seen == [[], ["a"]]
 
 
 @pytest.mark.parametrize(
