@@ -86,7 +86,11 @@ class BuilderClient:
         except ModelsError as exc:
             return [exc for _ in requests]
         self._push(order, log)
-        frames.send(self._sink, {"do": "build", "requests": order.requests, "workers": workers})
+        choices = [[link.choices for link in links(request)] for request in requests]
+        frames.send(
+            self._sink,
+            {"do": "build", "requests": order.requests, "choices": choices, "workers": workers},
+        )
         told = self._await_results(log)
         if len(told) != len(requests):
             raise BuilderLost(f"{len(told)} results came for {len(requests)} orders")

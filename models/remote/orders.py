@@ -13,7 +13,7 @@ import msgspec
 
 from models.chain import VariantRequest
 from models.errors import BuilderLost, BuilderUnfit
-from models.spec import TrainingSpec, file_digest
+from models.spec import ModelSpec, TrainingSpec, file_digest
 
 _FILE: Final = re.compile(r"file:([0-9a-f]{64})/([A-Za-z0-9_][A-Za-z0-9._+-]*)")
 _CACHE: Final = "cache:"
@@ -33,8 +33,8 @@ class Order:
 def write_order(requests: list[VariantRequest], paths: Mapping[str, str]) -> Order:
     """What is sent; `paths` says where the builder has this machine's folders.
 
-    Raises BuilderUnfit for a folder of training images without an entry in `paths`, DataError
-    for a file that cannot be read.
+    Raises BuilderUnfit for a folder of training images without an entry in `paths` and for models
+    in several files, DataError for a file that cannot be read.
     """
     order = Order([])
 
@@ -49,6 +49,8 @@ def write_order(requests: list[VariantRequest], paths: Mapping[str, str]) -> Ord
         return f"file:{digest}/{name}"
 
     for request in requests:
+        for model in (request.model, *request.others.values()):
+            _refuse_several_files(model)
         sent = dataclasses.replace(request, training=_training(request.training, paths))
         order.requests.append(msgspec.to_builtins(_with_cache(sent), enc_hook=encode))
     return order
@@ -99,6 +101,16 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [text for one in value for text in _texts(one)]
     return []
+
+
+def _refuse_several_files(model: ModelSpec) -> None:
+    """Of a model with its weights in files beside it only the first would be sent."""
+    source = model.source
+    if source.kind == "onnx" and source.path and file_digest(source.path) != source.sha256:
+        raise BuilderUnfit(
+            f"{source.path}: a builder takes models of one file, and this one has its weights in "
+            "others (or changed meanwhile); save it as one, or build it on this machine"
+        )
 
 
 def _training(spec: TrainingSpec | None, paths: Mapping[str, str]) -> TrainingSpec | None:

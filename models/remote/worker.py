@@ -24,10 +24,11 @@ from typing import IO, Any, Final
 
 from agent.wire import BenchError
 from models.build import build_many, chain_of
-from models.chain import VariantRequest
+from models.chain import VariantRequest, links
 from models.errors import BuilderLost
 from models.remote import frames, orders
 from models.spec import TrainingSpec
+from models.steps.kinds import PLAIN_LAYOUT
 from models.store import Artifact, ArtifactStore
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -81,7 +82,7 @@ class Worker:
             case "file":
                 self._say(self._take(order["sha256"], order["names"], size_bytes))
             case "build":
-                self._build(order["requests"], int(order["workers"]))
+                self._build(order["requests"], order["choices"], int(order["workers"]))
             case "fetch":
                 self._fetch(order["sha256"])
             case other:
@@ -118,12 +119,20 @@ class Worker:
                 copy.replace(place)  # whole or not at all: another conversation may read it
         return {}
 
-    def _build(self, requests: list[Any], workers: int) -> None:
-        """Build all, and say how each ended: its chain of digests, or its error."""
+    def _build(
+        self, requests: list[Any], choices: list[list[dict[str, str]]], workers: int
+    ) -> None:
+        """Build all, and say how each ended: its chain of digests, or its error.
+
+        `choices` are those of the host, link by link.
+        """
         read = orders.read_order(requests, self._home / "files", self._home / "data")
         store = ArtifactStore(self._home / "models")
         reasons = {training: _other_data(training) for training in {r.training for r in read}}
-        unfit = [reasons[request.training] for request in read]  # a large set is read once
+        unfit = [  # a large set is read once
+            reasons[request.training] or _other_choices(request, wanted)
+            for request, wanted in zip(read, choices, strict=True)
+        ]
         results: list[Artifact | BenchError | str] = list(unfit)  # type: ignore[arg-type]
         fit = [index for index, reason in enumerate(unfit) if reason is None]
         made = build_many([read[index] for index in fit], store, workers, self._log)
@@ -170,6 +179,21 @@ def _other_data(training: TrainingSpec | None) -> str | None:
     if here.digest == training.digest:
         return None
     return f"{training.data.source}: the images or labels here are not those of the host"
+
+
+def _other_choices(request: VariantRequest, wanted: list[dict[str, str]]) -> str | None:
+    """Why this CPU would make a file that the host's does not understand, or None.
+
+    A plain layout is understood everywhere.
+    """
+    for link, theirs in zip(links(request), wanted, strict=True):
+        own = link.choices
+        if own != theirs and own != theirs | {"layout": PLAIN_LAYOUT}:
+            return (
+                f"{request.label}: step {link.step.name} lays a file out for the CPU that makes it "
+                f"({own}), and the host needs {theirs}: build this variant on the host"
+            )
+    return None
 
 
 def _hello() -> dict[str, Any]:

@@ -105,6 +105,10 @@ def int8_choices(params: Any, isa: str) -> dict[str, str]:
     return {"activation": "s8" if family(isa) == "aarch64" else "u8"}
 
 
+PLAIN_LAYOUT = "nchw"
+"""Of an ORT-format file that computes the same on every CPU."""
+
+
 def ort_choices(_params: Any, isa: str) -> dict[str, str]:
     """`target` as the converter's --target_platform; `layout` of float convolutions.
 
@@ -113,10 +117,10 @@ def ort_choices(_params: Any, isa: str) -> dict[str, str]:
     host's.
     """
     if family(isa) == "aarch64":
-        return {"target": "arm", "layout": "nchw"}
+        return {"target": "arm", "layout": PLAIN_LAYOUT}
     if family(isa) == "x86_64" and isa == host_isa():
         return {"target": "amd64", "layout": f"nchw{nchwc_block()}c"}
-    return {"target": "amd64", "layout": "nchw"}
+    return {"target": "amd64", "layout": PLAIN_LAYOUT}
 
 
 IMPORT = Step(

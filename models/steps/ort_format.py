@@ -13,6 +13,7 @@ import onnxruntime
 
 from models.steps.base import StepInput, StepResult
 from models.steps.graph import count_ops
+from models.steps.kinds import PLAIN_LAYOUT
 
 
 def run(given: StepInput) -> StepResult:
@@ -32,10 +33,11 @@ def _save(given: StepInput, target: str, kind: str) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.save_model_format", kind)
     arm = given.choices["target"] == "arm"
+    plain = given.choices["layout"] == PLAIN_LAYOUT
     options.add_session_config_entry("session.qdqisint8allowed", "1" if arm else "0")
     onnxruntime.InferenceSession(
         str(given.source),
         options,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=["NchwcTransformer"] if given.choices["layout"] == "nchw" else None,
+        disabled_optimizers=["NchwcTransformer"] if plain else None,
     )

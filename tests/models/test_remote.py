@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
 import pytest
 from support import nets
 
+from models import zoo
 from models.build import VariantRequest, build, chain_of, find_cached
+from models.chain import links
 from models.errors import BuilderLost, BuilderUnfit, DataError
 from models.remote import frames, orders
 from models.remote.client import BuilderClient
-from models.remote.worker import serve
+from models.remote.worker import _other_choices, serve
 from models.spec import DataSpec, TrainingSpec
+from models.steps import ALL_STEPS
 from models.steps.base import tool_version
+from models.steps.kinds import ORT_FORMAT
 from models.store import Artifact, ArtifactStore
 
 
@@ -249,6 +254,37 @@ def test_folders_of_training_images_need_a_place_there(tmp_path: Path) -> None:
     assert (read.training.data.source, read.training.cache) == ("/mnt/voc", tmp_path / "data")
 
 
+def test_a_model_in_several_files_is_refused(tmp_path: Path, store: ArtifactStore) -> None:
+    """Weights in a file beside the model would not be sent: this is told before anything is."""
+    request = nets.request(tmp_path, "fp32")
+    path = tmp_path / "net.onnx"
+    onnx.save_model(
+        onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    request = dataclasses.replace(request, model=zoo.resolve(str(path)))
+    client = BuilderClient(replayed(HELLO), io.BytesIO(), {})
+    (error,) = client.build_many([request], store, 1, silent)
+    assert isinstance(error, BuilderUnfit)
+    assert "save it as one, or build it on this machine" in str(error)
+
+
+@pytest.mark.parametrize(("theirs", "fits"), [("nchw16c", True), ("nchw", True), ("nchw8c", False)])
+def test_a_layout_for_another_cpu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str, fits: bool
+) -> None:
+    """A file laid out for the builder's CPU would compute nonsense on a host of another."""
+    request = nets.request(tmp_path, "ort_format")
+    wanted = [link.choices for link in links(request)]
+    wanted[-1] = {"target": "amd64", "layout": "nchw16c"}
+    step = dataclasses.replace(
+        ORT_FORMAT, choices=lambda _params, _isa: {"target": "amd64", "layout": theirs}
+    )
+    monkeypatch.setitem(ALL_STEPS, "ort_format", step)
+    reason = _other_choices(request, wanted)
+    assert (reason is None) == fits
+    assert fits or ("step ort_format" in str(reason) and theirs in str(reason))
+
+
 def test_other_images_there_are_found_out(tmp_path: Path, store: ArtifactStore) -> None:
     """A builder whose images are not those of the host refuses to build from them."""
     request = nets.request(tmp_path, "fp32")
@@ -339,7 +375,7 @@ def test_frames_are_bounded(data: bytes) -> None:
 
 def test_requests_of_every_kind_can_be_sent(tmp_path: Path) -> None:
     """Networks with options, steps and a teacher cross as well as files do."""
-    from models import recipes, zoo  # noqa: PLC0415 - only here
+    from models import recipes  # noqa: PLC0415 - only here
 
     teacher = zoo.resolve("tinydet", options={"num_classes": 3}, need_extra=False)
     request = VariantRequest(teacher, recipes.get("fp32"), "x86_64", others={"big": teacher})
