@@ -57,12 +57,15 @@ class Link:
     training: str | None = None
     others: dict[str, VariantRequest] = field(default_factory=dict)
     """Further networks that the step asks for, by name."""
+    library: tuple[str, ...] = ()
+    """The package whose code the network is made of, where it is not ours."""
 
     def tools(self, versions: Versions = None) -> dict[str, str]:
         """Versions of the packages that do the work: those here, or those of a builder."""
+        packages = (*self.step.tools, *self.library)
         if versions is None:
-            return {package: tool_version(package) for package in self.step.tools}
-        return {package: versions.get(package, NOT_INSTALLED) for package in self.step.tools}
+            return {package: tool_version(package) for package in packages}
+        return {package: versions.get(package, NOT_INSTALLED) for package in packages}
 
     def key(self, parent: str, versions: Versions = None) -> str:
         """The sha256 under which the result is remembered; `parent` is a sha256 or an identity."""
@@ -192,6 +195,7 @@ def _link(spec: StepSpec, request: VariantRequest) -> Link:
     params = msgspec.convert(spec.params, step.params)
     calibrated = request.calibration if step.needs_calibration else None
     trained = request.training if step.needs_training else None
+    theirs = request.model.source.kind == "ultralytics" and step.accepts == "net"
     return Link(
         step=step,
         params=spec.params,
@@ -200,6 +204,7 @@ def _link(spec: StepSpec, request: VariantRequest) -> Link:
         shapes=request.model.shapes if step.needs_calibration else {},
         training=trained.digest if trained else None,
         others={name: teacher_request(request, name) for name in step.others(params)},
+        library=("ultralytics",) if theirs else (),
     )
 
 

@@ -17,7 +17,7 @@ from models.chain import VariantRequest, links
 from models.errors import BuilderLost, BuilderUnfit, BuildFailed, ModelsError
 from models.remote import frames, orders
 from models.spec import file_digest
-from models.steps.base import tool_version
+from models.steps.base import NOT_INSTALLED
 from models.store import Artifact, ArtifactStore, Manifest
 
 Log = Callable[[str], None]
@@ -180,9 +180,7 @@ def _versions(hello: Mapping[str, Any]) -> dict[str, str]:
 
 def _absent_here(request: VariantRequest) -> bool:
     """True where a step of the chain could not be done on this machine at all."""
-    return any(
-        tool_version(tool) == "absent" for link in links(request) for tool in link.step.tools
-    )
+    return any(NOT_INSTALLED in link.tools().values() for link in links(request))
 
 
 def _error(kind: str, message: str) -> BenchError:

@@ -160,6 +160,21 @@ def test_everything_that_matters_is_in_the_key(
     assert keys(renamed) == keys(request)
 
 
+def test_a_network_of_ultralytics_depends_on_its_version() -> None:
+    """Every step that builds the network from its code has that version in its key, ours not."""
+    steps = recipes.parse_steps([{"step": "prune"}, {"step": "export_int8"}], "here")
+    recipe = recipes.Recipe("mine", steps, "")
+
+    def changed(reference: str) -> list[str]:
+        model = zoo.resolve(reference, need_extra=False)
+        found = chain.links(VariantRequest(model, recipe, "x86_64"))
+        old, new = ([link.key("p", {"ultralytics": v}) for link in found] for v in ("1", "2"))
+        return [link.step.name for link, a, b in zip(found, old, new, strict=True) if a != b]
+
+    assert changed("yolov8n.yaml") == ["take_ultralytics", "prune", "export_int8"]
+    assert changed("unet") == []
+
+
 def test_an_absent_tool_has_a_version_too() -> None:
     """Keys can be computed where a step's tools are not installed."""
     assert base.tool_version("no-such-package-here") == "absent"
