@@ -18,7 +18,7 @@ from models.data import Task
 from models.data.training import count_images
 from models.recipes import Recipe
 from models.spec import CalibrationSpec, ModelSpec, TrainingSpec, calibration
-from models.steps.base import NOT_INSTALLED, tool_version
+from models.steps.base import NOT_INSTALLED
 from models.steps.isa import host_isa
 from models.store import ArtifactStore
 from orchestrator.errors import ExperimentError
@@ -179,8 +179,8 @@ def _require_extra(prepared: Prepared, store: ArtifactStore, log: Log) -> None:
         chain = links(request)
         if store.lookup(chain[0].key(model.source.identity)) is None:
             zoo.require_extra(model)
-        tools = dict.fromkeys(tool for link in chain for tool in link.step.tools)
-        absent = ", ".join(tool for tool in tools if tool_version(tool) == NOT_INSTALLED)
+        tools = {tool: version for link in chain for tool, version in link.tools().items()}
+        absent = ", ".join(tool for tool, version in tools.items() if version == NOT_INSTALLED)
         if absent and steps_missing(request, store):
             lacking[name] = absent
     for name, absent in lacking.items():

@@ -70,7 +70,7 @@ class BuilderClient:
             tool
             for link in links(request)
             for tool, version in link.tools(self.versions).items()
-            if version == "absent"
+            if version == NOT_INSTALLED
         }
         if absent:
             raise BuilderUnfit(

@@ -310,7 +310,12 @@ def test_a_large_set_is_compared_once(tmp_path: Path, monkeypatch: pytest.Monkey
         dataclasses.replace(nets.request(tmp_path, recipe), training=training)
         for recipe in ("fp32", "ort_format")
     ]
-    order = {"do": "build", "requests": orders.write_order(wanted, {}).requests, "workers": 1}
+    order = {
+        "do": "build",
+        "requests": orders.write_order(wanted, {}).requests,
+        "choices": [[link.choices for link in links(request)] for request in wanted],
+        "workers": 1,
+    }
     sink = io.BytesIO()
     serve(replayed(order), sink, tmp_path / "home")
     assert sink.getvalue().count(b"not those of the host") == 2
