@@ -11,6 +11,7 @@ import pytest
 from support.jobs import PROFILE, adhoc, picture, prepare, voc, workspace
 from support.onnxmodels import tiny_model
 
+from models import chain
 from models.errors import DataError, ModelNotFound, ModelUnreadable, RecipeError
 from orchestrator import imagesets
 from orchestrator import prepare as preparing
@@ -65,9 +66,9 @@ def test_absent_tools_are_told_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recipe whose last steps need what is not installed is named at once, and no other is."""
-    version = preparing.tool_version
+    version = chain.tool_version
     monkeypatch.setattr(
-        preparing, "tool_version", lambda tool: "absent" if tool == "onnxruntime" else version(tool)
+        chain, "tool_version", lambda tool: "absent" if tool == "onnxruntime" else version(tool)
     )
     lines: list[str] = []
     experiment = adhoc(tmp_path, "tinydet", ("fp32", "ort_format"))
