@@ -211,7 +211,7 @@ def _show_trainings(
         Column("step"),
         Column("epochs", figures=True),
         Column("images", figures=True),
-        Column("time here", figures=True),
+        Column("time here (h:m:s)", figures=True),
     ]
     rows = [
         [
@@ -263,7 +263,7 @@ def _show_boards(out: Console, foreseen: Foreseen) -> None:
         Column("board"),
         Column("instruction set"),
         Column("trials", figures=True),
-        Column("estimate", figures=True),
+        Column("estimate (h:m:s)", figures=True),
         Column("known from"),
     ]
     rows = [

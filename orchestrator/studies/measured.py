@@ -26,6 +26,7 @@ class Run:
 
     run_id: str
     experiment: str
+    state: str
     scale: str | None
     profile: str
     started_utc: str
@@ -251,8 +252,8 @@ def _manifest(text: str) -> Manifest | None:
 
 def _run(store: Store, run_id: str) -> Run:
     (row,) = store.rows(
-        "SELECT experiment, experiment_json, profile, started_utc, software_version FROM runs "
-        "WHERE run_id = :run_id",
+        "SELECT experiment, experiment_json, state, profile, started_utc, software_version "
+        "FROM runs WHERE run_id = :run_id",
         run_id=run_id,
     )
     (blocks,) = store.rows(
@@ -261,6 +262,7 @@ def _run(store: Store, run_id: str) -> Run:
     return Run(
         run_id=run_id,
         experiment=row["experiment"],
+        state=row["state"],
         scale=scale_of(row["experiment_json"]),
         profile=row["profile"],
         started_utc=row["started_utc"],

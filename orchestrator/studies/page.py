@@ -60,6 +60,12 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
         f"`{text(run.experiment)}`{scale}: {run.blocks} blocks, {run.started_utc[:10]}, version "
         f"{text(run.software_version)}."
     )
+    if run.state != "finished":
+        yield ""
+        yield (
+            f"**Incomplete:** the run is {text(run.state)}; `orchestrator resume {run.run_id}` "
+            "measures what is missing."
+        )
     if run.scale == "smoke":
         yield ""
         yield (

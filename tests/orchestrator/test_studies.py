@@ -143,6 +143,15 @@ def test_the_processor_is_named(database: Path, capsys: pytest.CaptureFixture[st
     assert "\ncpu, x86_64-vnni, 2 threads." in report(database, capsys, stored.FIRST)
 
 
+def test_a_run_that_was_cut_short_is_not_shown_as_whole(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page of a run that is not finished says so, and how to finish it."""
+    assert "Incomplete" not in report(database, capsys, stored.FIRST)
+    told = f"**Incomplete:** the run is partial; `orchestrator resume {stored.LATEST}` measures"
+    assert told in report(database, capsys, stored.LATEST)
+
+
 def test_a_report_is_a_file_too(database: Path, tmp_path: Path) -> None:
     """--out writes the same page into a file."""
     out = tmp_path / "page.md"
