@@ -64,12 +64,15 @@ def _facts(facts: tuple[str, int, str | None]) -> str:
 
 
 def find_run(store: Store, run_id: str | None) -> RunRow:
-    """The run of that id, or the only one that begins so, or the latest; raises UnknownRun."""
+    """The run of that id, or the only one that begins so, or the latest; raises UnknownRun.
+
+    What `build --score` stored is finished without a trial, and never the latest.
+    """
     found = runs(store)
     if not found:
         raise UnknownRun("no run is stored yet; `orchestrator run` makes one")
     if run_id is None:
-        return found[0]
+        return next((run for run in found if run.trials or run.state != "finished"), found[0])
     exact = [run for run in found if run.run_id == run_id]
     matches = exact or [run for run in found if run.run_id.startswith(run_id)]
     if len(matches) == 1:

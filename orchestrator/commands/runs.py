@@ -70,12 +70,13 @@ def _list(location: str | Path, limit: int) -> None:
         return
     columns = (
         tables.Column("run"),
-        tables.Column("started UTC", spare=2),
+        tables.Column("started UTC", spare=4),
         tables.Column("state"),
         tables.Column("experiment"),
-        tables.Column("profile", spare=1),
-        tables.Column("boards"),
-        tables.Column("trials", figures=True),
+        tables.Column("scale"),
+        tables.Column("profile", spare=3),
+        tables.Column("boards", spare=1),
+        tables.Column("trials", figures=True, spare=2),
     )
     tables.show(tables.console(), columns, [_cells(run) for run in found[:limit]])
     if len(found) > limit:
@@ -87,7 +88,8 @@ def _cells(run: RunRow) -> list[str]:
         run.run_id,
         _minute(run.started_utc),
         run.state,
-        run.experiment if run.scale is None else f"{run.experiment} ({run.scale})",
+        run.experiment,
+        run.scale or "-",
         run.profile,
         ", ".join(run.boards) or "-",
         _trials(run),

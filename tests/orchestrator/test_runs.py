@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.stored import FIRST, LATEST, add_run, fill
+from support.stored import FIRST, LATEST, THIRD, add_run, fill
 from support.terminal import narrow_to
 
 from orchestrator import cli
@@ -30,19 +30,19 @@ def test_runs_are_listed_newest_first(database: Path) -> None:
     """The list has a line a run: when, how it ended, what was measured, and how much."""
     header, _, newest, oldest = runs(database)
     assert header.split() == [
-        "run", "started", "UTC", "state", "experiment", "profile", "boards", "trials",
+        "run", "started", "UTC", "state", "experiment", "scale", "profile", "boards", "trials",
     ]  # fmt: skip
     assert newest.split() == [
-        LATEST, "2026-01-02", "10:00", "partial", "demo", "demo", "pi5", "3", "of", "6",
+        LATEST, "2026-01-02", "10:00", "partial", "demo", "-", "demo", "pi5", "3", "of", "6",
     ]  # fmt: skip
-    assert oldest.split()[3:] == ["finished", "demo", "demo", "local,", "pi5", "12"]
+    assert oldest.split()[3:] == ["finished", "demo", "-", "demo", "local,", "pi5", "12"]
 
 
 def test_sizes_of_an_experiment_are_told_apart(tmp_path: Path) -> None:
     """Runs of one experiment at two scales are not listed alike."""
     database = fill(tmp_path / "results.sqlite")
     add_run(database, "study", "pi5", scale="untrained")
-    assert "study (untrained)" in runs(database)[2]
+    assert runs(database)[2].split()[4:6] == ["study", "untrained"]
     shown = runs(database, "show")
     assert "experiment study (scale untrained, profile demo, seed 7)" in shown
 
@@ -124,6 +124,14 @@ def test_without_an_id_the_latest_run_is_shown(database: Path) -> None:
     assert "trials that did not finish: pi5/int8_ptq (3)" in lines
     row = next(line for line in lines if line.startswith("pi5    int8_ptq")).split()
     assert row == ["pi5", "int8_ptq", "2.00", *["-"] * 9]
+
+
+def test_a_build_that_was_scored_is_not_the_latest_run(tmp_path: Path) -> None:
+    """`build --score` stores figures without any trial; the latest run is one that measured."""
+    database = fill(tmp_path / "results.sqlite")
+    add_run(database, "adhoc")
+    assert THIRD in runs(database)[2]
+    assert runs(database, "show")[0].split() == ["run", LATEST]
 
 
 def test_the_beginning_of_an_id_is_enough(database: Path) -> None:
