@@ -63,7 +63,8 @@ def with_boxes(pixels: NDArray[np.uint8], shapes: Sequence[Shape]) -> Image.Imag
         x1, y1, x2, y2 = (value * scale for value in shape.bounds)
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
         place = (x1 + 3, y1 + 2)
-        draw.text(place, shape.name, _INK, _font(10), stroke_width=1, stroke_fill=_PAPER)
+        name = _drawable(shape.name, str(shape.class_index))
+        draw.text(place, name, _INK, _font(10), stroke_width=1, stroke_fill=_PAPER)
     return made
 
 
@@ -88,8 +89,8 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
     columns = max(len(row.images) for row in rows)
     made = Image.new("RGB", (_NAMES_PX + columns * (SIDE_PX + _GAP_PX), sum(heights)), _PAPER)
     draw, top = ImageDraw.Draw(made), 0
-    for row, height in zip(rows, heights, strict=True):
-        words = row.name.replace("/", "/\n").split("\n")
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True), start=1):
+        words = _drawable(row.name, f"row {number}").replace("/", "/\n").split("\n")
         first = top + (height - _LINE_PX * len(words)) // 2
         for line, word in enumerate(words):
             draw.text((2, first + line * _LINE_PX), word, _INK, _font(11))
@@ -97,6 +98,11 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
             made.paste(image, (_NAMES_PX + column * (SIDE_PX + _GAP_PX), top))
         top += height
     return made
+
+
+def _drawable(name: str, instead: str) -> str:
+    """A name that Pillow's own font has letters for; the text beside a picture has every name."""
+    return name if name.isascii() else instead
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:

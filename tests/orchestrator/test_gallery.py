@@ -19,7 +19,7 @@ from models.errors import ArtifactLost, DataError
 from orchestrator.cli import main
 from orchestrator.errors import ExperimentError
 from orchestrator.experiment import Experiment
-from orchestrator.studies.drawing import SIDE_PX, Shape, with_boxes, with_mask
+from orchestrator.studies.drawing import SIDE_PX, Row, Shape, sheet, with_boxes, with_mask
 from orchestrator.studies.gallery import Gallery, gallery
 from results.store import Store
 
@@ -141,6 +141,17 @@ def test_a_run_without_accuracy_has_no_pictures(tmp_path: Path) -> None:
     measured(tmp_path, adhoc(tmp_path, "seg.onnx"))
     with pytest.raises(ExperimentError, match="scored no image"):
         drawn(tmp_path)
+
+
+def test_names_without_letters_in_the_font_are_numbers() -> None:
+    """A Korean name is drawn as its number, not as empty boxes."""
+    black = np.zeros((50, 100, 3), dtype=np.uint8)
+    box = (0, 0, 100, 50)
+    drawn = [with_boxes(black, [Shape(box, 3, name)]) for name in ("개", "3", "새")]
+    sheets = [sheet([Row("", (image,)), Row(name, (image,))]) for image, name in
+              zip(drawn, ("유넷/fp32", "row 2", "그물"), strict=True)]  # fmt: skip
+    assert len({image.tobytes() for image in drawn}) == 1
+    assert len({image.tobytes() for image in sheets}) == 1
 
 
 def test_what_does_not_count_is_grey() -> None:
