@@ -108,8 +108,10 @@ def runs(store: Store, *, limit: int | None = None) -> list[RunRow]:
 
 def scale_of(experiment_json: str) -> str | None:
     """The scale of a stored run's experiment; None where it has one size."""
-    found = json.loads(experiment_json).get("experiment", {}).get("scale")
-    return None if found is None else str(found)
+    whole = json.loads(experiment_json)
+    experiment = whole.get("experiment") if isinstance(whole, dict) else None
+    scale = experiment.get("scale") if isinstance(experiment, dict) else None
+    return None if scale is None else str(scale)
 
 
 def latest_run(store: Store) -> str:
