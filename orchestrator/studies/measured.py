@@ -215,7 +215,10 @@ _LAST: Final = """
 
 
 def latest_run(store: Store, experiment: str, scale: str | None = None) -> str | None:
-    """The newest run of an experiment that has a finished trial; at a scale, where one is given."""
+    """The newest run of an experiment with a finished trial; at a scale, where one is given.
+
+    One that is whole comes before a newer one that was cut short.
+    """
     for row in store.rows(_LATEST, experiment=experiment):
         if scale in (None, scale_of(row["experiment_json"])):
             return str(row["run_id"])
@@ -225,7 +228,7 @@ def latest_run(store: Store, experiment: str, scale: str | None = None) -> str |
 _LATEST: Final = """
     SELECT r.run_id, r.experiment_json FROM runs r WHERE r.experiment = :experiment AND EXISTS (
       SELECT 1 FROM trials t WHERE t.run_id = r.run_id AND t.state = 'finished')
-    ORDER BY r.started_utc DESC"""
+    ORDER BY CASE WHEN r.state = 'finished' THEN 0 ELSE 1 END, r.started_utc DESC"""
 
 
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:

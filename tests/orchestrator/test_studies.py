@@ -18,8 +18,9 @@ from orchestrator import experimentfile
 from orchestrator.cli import main
 from orchestrator.studies import writing
 from orchestrator.studies.findings import Figure, judge
-from orchestrator.studies.measured import Line
+from orchestrator.studies.measured import Line, latest_run
 from orchestrator.studies.published import Finding, PublishedRow, Study, Variant, studies
+from results.store import Store
 
 TINY = ("tinydet",)
 SIZES_MB = {"fp32": 4.0, "int8_ptq": 1.0}
@@ -248,6 +249,13 @@ def test_temperatures_are_those_of_the_same_scale(
         connection.execute(told, [stored.FIRST])
     page = report(database, capsys, stored.FIRST)
     assert "Not measured yet: `orchestrator run pauseless --scale full` does" in page
+
+
+def test_a_page_takes_in_whole_runs_before_newer_ones_that_were_cut(database: Path) -> None:
+    """What stands beside a run on its page is the newest finished run, if there is one."""
+    with Store.open(database, create=False, read_only=True) as store:
+        assert latest_run(store, "demo") == stored.FIRST  # LATEST is newer, and partial
+        assert latest_run(store, "other") is None
 
 
 def test_without_a_sensor_a_study_shows_the_course_over_time(
