@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from models.figures import OTHER, Figures, Section
-from models.onnxfile import all_nodes, first_line, load
+from models.onnxfile import all_nodes, first_line, load, weight_names
 from models.sections import node_sections
 from models.steps.graph import name_nodes
 
@@ -206,7 +206,7 @@ def _sections(model: onnx.ModelProto, macs: Mapping[str, int] | None) -> tuple[S
     parameters: dict[str, int] = defaultdict(int)
     sizes: dict[str, int] = defaultdict(int)
     owners = _owners(model.graph, found)
-    weights = _weights(model.graph)
+    weights = weight_names(model.graph)
     for tensor in model.graph.initializer:
         section = owners.get(tensor.name, OTHER)
         item_bytes = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -233,19 +233,3 @@ def _owners(graph: onnx.GraphProto, sections: Mapping[str, str]) -> dict[str, st
         if section is not None:
             owners.update(dict.fromkeys(node.input, section))
     return owners
-
-
-def _weights(graph: onnx.GraphProto) -> set[str]:
-    """Initializers that hold parameters: no scales, zero points, shapes or indices."""
-    quantization: set[str] = set()
-    weights: set[str] = set()
-    for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            quantization.update(node.input[1:])
-        if node.op_type == "DequantizeLinear":
-            weights.add(node.input[0])
-        if node.op_type in _ZERO_AT:
-            weights.add(node.input[_WEIGHT_AT[node.op_type]])
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    weights.update(t.name for t in graph.initializer if t.data_type in floats)
-    return weights - quantization

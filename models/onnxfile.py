@@ -35,8 +35,8 @@ class OnnxInfo:
     """What an ONNX file says of itself.
 
     `nodes` counts nodes by operator, subgraphs included. `parameters` counts the elements of
-    weights: of floating-point initializers and of what DequantizeLinear reads, without scales
-    and zero points. `weight_bytes` is the size of all initializers.
+    weights: of floating-point initializers and of those that are quantized, without scales and
+    zero points. `weight_bytes` is the size of all initializers.
     """
 
     inputs: dict[str, TensorInfo]
@@ -210,7 +210,9 @@ def _dim(dim: Any) -> int | str | None:
     return dim.dim_param or None
 
 
-def _parameters(graph: onnx.GraphProto) -> int:
+def weight_names(graph: onnx.GraphProto) -> set[str]:
+    """Initializers that hold parameters: no scales, zero points, shapes or indices."""
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
     quantization: set[str] = set()
     quantized: set[str] = set()
     for node in graph.node:
@@ -218,12 +220,18 @@ def _parameters(graph: onnx.GraphProto) -> int:
             quantization.update(node.input[1:])
         if node.op_type == "DequantizeLinear":
             quantized.add(node.input[0])
-    return sum(
-        math.prod(tensor.dims)
-        for tensor in graph.initializer
-        if tensor.name not in quantization
-        and (tensor.name in quantized or tensor.data_type in _FLOATS)
-    )
+        if node.op_type in ("ConvInteger", "MatMulInteger"):
+            quantized.add(node.input[1])
+        if node.op_type in ("QLinearConv", "QLinearMatMul"):
+            quantized.update((node.input[3], *node.input[8:]))
+        if node.op_type.startswith("QLinear"):
+            quantization.update(floats.intersection(node.input))
+    return floats.union(quantized) - quantization
+
+
+def _parameters(graph: onnx.GraphProto) -> int:
+    weights = weight_names(graph)
+    return sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.name in weights)
 
 
 def _weight_bytes(graph: onnx.GraphProto) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -160,3 +161,33 @@ def test_missing_and_short_external_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.data").unlink()
     with pytest.raises(ModelUnreadable, match=r"'net\.data' is missing"):
         describe(path)
+
+
+def test_weights_of_integer_operators_are_parameters(tmp_path: Path) -> None:
+    """An INT8 file of QLinear operators has its weights and biases as parameters, no scales."""
+    rng = np.random.default_rng(0)
+
+    def scale(name: str, count: int) -> Any:
+        return numpy_helper.from_array(rng.random(count, np.float32), name)
+
+    def zero(name: str, kind: Any, count: int) -> Any:
+        return numpy_helper.from_array(np.zeros(count, kind), name)
+
+    names = ["q", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
+    path = nets.save(
+        tmp_path / "q.onnx",
+        [
+            helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
+            helper.make_node("QLinearConv", names, ["c"], pads=[1] * 4),
+            helper.make_node("DequantizeLinear", ["c", "ys", "yz"], ["y"]),
+        ],
+        [
+            *(scale("xs", 1), zero("xz", np.uint8, 1), scale("ys", 1), zero("yz", np.uint8, 1)),
+            *(scale("ws", 4), zero("wz", np.int8, 4)),
+            numpy_helper.from_array(np.ones((4, 3, 3, 3), np.int8), "w"),
+            numpy_helper.from_array(np.ones(4, np.int32), "b"),
+        ],
+        inputs={"x": (1, 3, 8, 8)},
+        outputs={"y": (1, 4, 8, 8)},
+    )
+    assert describe(path).parameters == 4 * 27 + 4
