@@ -284,11 +284,15 @@ def require_extra(spec: ModelSpec) -> None:
 
 
 def _find(reference: str, base_dir: Path | None) -> Path | None:
-    """The existing file that a path means, absolute; None where there is none."""
+    """The existing file that a path means, absolute; None where there is none.
+
+    A link keeps its own name, which says what the user means and of which kind the file is.
+    """
     path = Path(reference).expanduser()
     for folder in (base_dir, Path.cwd()):
         if folder is not None and (folder / path).is_file():
-            return (folder / path).resolve()
+            found = folder / path
+            return found.parent.resolve() / found.name
     return None
 
 

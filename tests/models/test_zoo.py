@@ -65,6 +65,19 @@ def test_relative_paths_are_found_beside_the_inventory_first(
     assert zoo.resolve("net.onnx", base_dir=base).source.path == base / "net.onnx"
 
 
+def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
+    """A model is called as the user calls it, and is of the kind that its name says."""
+    (tmp_path / "blobs").mkdir()
+    nets.detector(tmp_path / "blobs" / "4f2a")
+    (tmp_path / "blobs" / "77aa").write_bytes(b"weights")
+    (tmp_path / "door.onnx").symlink_to("blobs/4f2a")
+    (tmp_path / "door.pt").symlink_to("blobs/77aa")
+    found = zoo.resolve("door.onnx", base_dir=tmp_path)
+    assert (found.name, found.source.path) == ("door", tmp_path / "door.onnx")
+    trained = zoo.resolve("door.pt", base_dir=tmp_path, need_extra=False)
+    assert (trained.name, trained.source.reference) == ("door", "door.pt")
+
+
 def test_a_dynamic_input_names_the_option_to_type(tmp_path: Path) -> None:
     """The error names the input, its dimensions and a --shape that works as it stands."""
     path = nets.detector(tmp_path / "net.onnx", metadata={}, dims=("batch", 3, "height", "width"))
