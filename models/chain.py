@@ -124,13 +124,14 @@ def teacher_request(request: VariantRequest, name: str) -> VariantRequest:
     if name not in request.others:
         known = ", ".join(request.others) or "none"
         raise BuildFailed(
-            f"{request.label}: no model named {name!r} in this experiment; it has {known}"
+            f"{request.label}: no model named {name!r} to learn from; this experiment has {known}"
         )
     return VariantRequest(
         model=request.others[name],
         recipe=Recipe("net", (), "the network as it is"),
         isa=request.isa,
         training=request.training,
+        others={other: model for other, model in request.others.items() if other != name},
         as_net=True,
     )
 

@@ -19,8 +19,9 @@ from support import nets
 from agent.wire import BenchError
 from models import chain, recipes, zoo
 from models.build import VariantRequest, build, build_many, calibration, find_cached
+from models.data.training import training_spec
 from models.errors import BuildFailed, ModelUnreadable, NothingQuantized
-from models.spec import CalibrationSpec, file_digest
+from models.spec import CalibrationSpec, DataSpec, ModelSpec, file_digest
 from models.steps import base
 from models.store import Artifact, ArtifactStore
 
@@ -173,6 +174,29 @@ def test_a_network_of_ultralytics_depends_on_its_version() -> None:
 
     assert changed("yolov8n.yaml") == ["take_ultralytics", "prune", "export_int8"]
     assert changed("unet") == []
+
+
+def test_a_teacher_may_have_a_teacher(tmp_path: Path) -> None:
+    """Each learns from another model of the experiment; one that would teach itself is refused."""
+    training = training_spec(DataSpec("shapes", split="train"), None, 8, tmp_path)
+
+    def student(teacher: str) -> ModelSpec:
+        steps = recipes.parse_steps([{"step": "distill", "teacher": teacher}], "here")
+        return zoo.resolve("tinydet", steps=steps, need_extra=False)
+
+    def last(**others: ModelSpec) -> chain.VariantRequest:
+        request = VariantRequest(student("big"), recipes.get("fp32"), "x86_64", training=training)
+        (_, taught, _) = chain.links(dataclasses.replace(request, others=others))
+        return taught.others["big"]
+
+    trained = zoo.resolve(
+        "tinydet", steps=recipes.parse_steps([{"step": "train"}], "here"), need_extra=False
+    )
+    (_, taught) = chain.links(last(big=student("huge"), huge=trained))
+    assert taught.others["huge"].model == trained
+    for others in ({"big": student("big")}, {"big": student("small"), "small": student("big")}):
+        with pytest.raises(BuildFailed, match=r"no model named '(big|small)' to learn from"):
+            chain.fingerprint(last(**others))
 
 
 def test_an_absent_tool_has_a_version_too() -> None:
