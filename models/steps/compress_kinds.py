@@ -52,7 +52,8 @@ Importance = Literal["l1", "l2", "bn_scale", "random"]
 class PruneParams(Params, frozen=True):
     """Structured pruning: each layer loses `ratio` of its outputs.
 
-    Widths stay multiples of `round_to`. `importance` of a channel is the norm of its weights
+    What is left is rounded down to a multiple of `round_to`; a layer that would have none left
+    keeps all. `importance` of a channel is the norm of its weights
     (l1, l2), its batch norm's scale, or chance with `seed`. `exclude` keeps the outputs of
     sections of the network, or of layers by patterns of names. The last layers always keep them.
     """

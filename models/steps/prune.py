@@ -24,7 +24,7 @@ from models.steps.edits import drop_unused_branch, split_chunks
 
 Params = PruneParams | CapWidthParams
 
-_WHOLE = ("Attention", "PSA", "C2PSA", "PSABlock", "A2C2f", "C2fPSA")
+_WHOLE = ("Attention", "PSA", "C2PSA", "PSABlock", "A2C2f", "C2fPSA", "ShuffleUnit", "Deformable")
 """Blocks whose channels have fixed places, by the names of their classes."""
 _CUT_INPUT = ("ADown",)
 """Blocks that cut their input in two."""
@@ -36,15 +36,18 @@ def run(given: StepInput) -> StepResult:
         raise ValueError("a network is needed")
     net = load_net(given.source)
     before = count(net.module)
-    prune(net, given.params)
-    given.log(f"{before} -> {count(net.module)} parameters")
+    narrower, asked = prune(net, given.params)
+    given.log(
+        f"{narrower} of {asked} layers lose outputs (others are fixed, or would have fewer than "
+        f"{given.params.round_to} left): {before} -> {count(net.module)} parameters"
+    )
     target = given.work / "model.net"
     save_net(net, target)
     return StepResult(target)
 
 
-def prune(net: Net, params: Params) -> None:
-    """Take channels out in place; raises BuildFailed."""
+def prune(net: Net, params: Params) -> tuple[int, int]:
+    """Take channels out in place; how many layers lost any, of how many. Raises BuildFailed."""
     if quant_layers(net.module):
         raise BuildFailed("this network's layers are rounded to 8 bits: prune before `qat`")
     drop_unused_branch(net)
@@ -53,14 +56,16 @@ def prune(net: Net, params: Params) -> None:
     ratios = _ratios(chosen, params)
     if not ratios:
         raise BuildFailed(f"no layer is left to prune with {params}")
-    before = {name: layer.weight.shape for name, layer in learned_layers(net).items()}
+    before = {layer: _width(layer) for layer in ratios}
     _take_out(net, chosen, ratios, params)
-    after = {name: layer.weight.shape for name, layer in learned_layers(net).items()}
-    if before == after:
+    narrower = sum(_width(layer) < width for layer, width in before.items())
+    if not narrower:
         raise BuildFailed(
-            f"nothing was taken out with {params}; give a larger ratio, a smaller round_to or "
-            "fewer exclusions"
+            f"nothing was taken out with {params}: every layer is fixed, keeps its width when it "
+            f"is rounded, or would have fewer than {params.round_to} outputs left; give another "
+            "ratio, a smaller round_to or fewer exclusions"
         )
+    return narrower, len(ratios)
 
 
 def _ratios(chosen: dict[str, nn.Module], params: Params) -> dict[nn.Module, float]:
@@ -109,17 +114,28 @@ def _take_out(
 
 
 def _kept(net: Net, chosen: dict[str, nn.Module], images: Tensor) -> list[nn.Module]:
-    """What keeps its outputs: the last layers, what the recipe excludes, and fixed places."""
+    """What keeps its outputs: the last layers, what the recipe excludes, and fixed places.
+
+    Those are what a block cuts in two, and what goes into groups and comes out of them: the groups
+    of a layer would lose different numbers.
+    """
     named: dict[str, list[nn.Module]] = defaultdict(list)
     for module in net.module.modules():
         named[type(module).__name__].append(module)
-    readers = [m for name in _CUT_INPUT for m in named[name]]
-    fixed = set(output_layers(net.module, images))
+    grouped = {n: m for n, m in learned_layers(net).items() if _in_groups(m, images.shape[1])}
+    readers = [*(m for name in _CUT_INPUT for m in named[name]), *grouped.values()]
+    fixed = {*output_layers(net.module, images), *grouped}
     if readers:
         fixed |= set(makers(net.module, images, readers))
     layers = learned_layers(net)
     kept = [layer for name, layer in layers.items() if name not in chosen or name in fixed]
     return kept + [m for name in _WHOLE for m in named[name]]
+
+
+def _in_groups(layer: Any, colours: int) -> bool:
+    """True for layers of several groups, but for one group a channel unless of the image's own."""
+    groups = getattr(layer, "groups", 1)
+    return groups > 1 and (groups < layer.in_channels or groups == colours)
 
 
 def _importance(params: Params) -> Any:

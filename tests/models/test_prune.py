@@ -51,6 +51,32 @@ def test_a_pruned_net_is_the_same_after_a_file(family: str, tmp_path: Path) -> N
     assert torch.equal(output(loaded, images), output(net, images))
 
 
+@pytest.mark.parametrize("family", ["unet-group", "unet-lite", "unet-separable", "unet-deform"])
+def test_a_net_with_groups_is_pruned_around_them(family: str, tmp_path: Path) -> None:
+    """What goes into groups and comes out of them stays, the rest goes, and all fits together."""
+    net = network(family)
+    images, before = pictures(1), parameters(net)
+    shape = output(net, images).shape
+    prune(net, PruneParams(ratio=0.3, round_to=1))
+    assert parameters(net) < before
+    save_net(net, tmp_path / "a.net")
+    assert output(net, images).shape == shape
+    assert torch.equal(output(load_net(tmp_path / "a.net"), images), output(net, images))
+
+
+def test_layers_that_keep_their_outputs_are_counted() -> None:
+    """At a high ratio narrow layers have no multiple of 8 left and keep all, which is told."""
+    net = network("tinydet")
+    layers: dict[str, Any] = learned_layers(net)
+    before = {name: layer.out_channels for name, layer in layers.items()}
+    narrower, asked = prune(net, PruneParams(ratio=0.8))
+    after = {name: layer.out_channels for name, layer in layers.items()}
+    assert (narrower, asked) == (sum(after[name] < before[name] for name in before), len(before))
+    assert after["stage4.0.0"] == before["stage4.0.0"] == 32
+    with pytest.raises(BuildFailed, match="fewer than 8 outputs left; give another ratio"):
+        prune(network("tinydet"), PruneParams(ratio=0.99))
+
+
 def test_the_parameters_are_those_expected() -> None:
     """TinyDet at ratio 0.3 in multiples of 8 keeps 326,198 of its 769,998 parameters."""
     net = network("tinydet")
