@@ -69,7 +69,8 @@ def _fits(layer: Any, params: ChangeConvsParams) -> bool:
     if type(layer) is not nn.Conv2d or layer.groups != 1 or min(layer.kernel_size) == 1:
         return False
     if params.change == "dilate":
-        return max(layer.stride) == 1 and all(k % 2 for k in layer.kernel_size)
+        plain = max(layer.stride) == 1 and all(k % 2 for k in layer.kernel_size)
+        return plain and set(layer.dilation) != {params.value}
     if params.change == "separable":
         return True
     return params.value > 1 and not (

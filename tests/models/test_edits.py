@@ -106,3 +106,10 @@ def test_what_fits_no_convolution_is_refused() -> None:
     """Seven groups divide no width of the network, and the step says so."""
     with pytest.raises(BuildFailed, match="groups have to divide"):
         change_convs(network("unet"), ChangeConvsParams(change="group", value=7))
+
+
+def test_a_dilation_that_is_there_is_no_change() -> None:
+    """A network whose layers have it already is refused, a layer with another one is changed."""
+    with pytest.raises(BuildFailed, match="no convolution fits dilate 1"):
+        change_convs(network("unet"), ChangeConvsParams(change="dilate", value=1))
+    assert change_convs(network("unet-dilated"), ChangeConvsParams(change="dilate", value=2)) == 10
