@@ -35,7 +35,7 @@ def describe_result(
     before = parent.manifest if parent else None
     info = _info(link, before, result)
     kernels, left, note = _fused(request.isa, link, result, info.nodes, work)
-    calibrated = request.calibration if link.step.needs_calibration else None
+    calibrated = _calibrated(request, link, before)
     trained = request.training if link.step.needs_training else None
     return Manifest(
         sha256=file_digest(result.path),
@@ -50,8 +50,8 @@ def describe_result(
             StepRecord(link.step.name, link.params, link.choices),
         ),
         tool_versions=link.tools(),
-        calibration_digest=calibrated.digest if calibrated else None,
-        calibration_items=len(calibrated.images) if calibrated else None,
+        calibration_digest=calibrated[0],
+        calibration_items=calibrated[1],
         inputs=info.inputs,
         outputs=info.outputs,
         metadata=info.metadata,
@@ -67,6 +67,15 @@ def describe_result(
         figures=_figures(request, link, before, result),
         created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _calibrated(
+    request: VariantRequest, link: Link, before: Manifest | None
+) -> tuple[str | None, int | None]:
+    """Digest and number of the last calibration files on the way here."""
+    if link.step.needs_calibration and request.calibration is not None:
+        return request.calibration.digest, len(request.calibration.images)
+    return (before.calibration_digest, before.calibration_items) if before else (None, None)
 
 
 def _figures(

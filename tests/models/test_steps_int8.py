@@ -121,6 +121,15 @@ def test_the_manifest_tells_the_making(tmp_path: Path, store: ArtifactStore) -> 
     assert manifest.inputs["images"].shape == (1, 3, 32, 32)
 
 
+def test_what_follows_knows_the_calibration(tmp_path: Path, store: ArtifactStore) -> None:
+    """An ORT-format file of an INT8 model still says which files it was calibrated with."""
+    request = nets.request(tmp_path, "int8_ptq_ort")
+    manifest = build(request, store, silent).manifest
+    assert request.calibration is not None
+    assert manifest.calibration_digest == request.calibration.digest
+    assert manifest.calibration_items == 4
+
+
 @pytest.mark.skipif(family(host_isa()) == "other", reason="counting is for x86-64 and Arm hosts")
 def test_fused_kernels_are_counted_for_the_hosts_family(
     tmp_path: Path, store: ArtifactStore
