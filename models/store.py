@@ -67,8 +67,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     operator, the quantized kernels that ONNX Runtime makes of it and `unfused_qdq` the
     QuantizeLinear and DequantizeLinear nodes that stay; both are None where they could not be
     counted, and `fused_note` says why. `curves` are of all trainings on the way here, and
-    `training_digest` and `calibration_digest` are of the data of the last. `figures` are None in the manifests of older
-    versions, and for a network that is not exported. Fields that a newer version adds are ignored.
+    `training_digest` and `calibration_digest` are of the data of the last. `figures` are None in
+    the manifests of older versions, and for a network that is not exported. Fields that a newer
+    version adds are ignored.
     """
 
     schema: int = 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from models.errors import DataError
+from models.locking import locked
 
 
 def ensure(cache_dir: Path, name: str, write: Callable[[Path], None]) -> Path:
@@ -22,7 +21,7 @@ def ensure(cache_dir: Path, name: str, write: Callable[[Path], None]) -> Path:
         return final
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / f".{name}.lock"):
+        with locked(cache_dir / f".{name}.lock"):
             if not final.is_dir():
                 unfinished = cache_dir / f".{name}.tmp"
                 shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
@@ -31,11 +30,3 @@ def ensure(cache_dir: Path, name: str, write: Callable[[Path], None]) -> Path:
     except OSError as exc:
         raise DataError(f"cannot write the procedural set into {cache_dir}: {exc}") from exc
     return final
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the kernel frees it when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -12,11 +12,9 @@ and every recipe and target that quantizes the same model takes them from there.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +25,7 @@ from onnxruntime.quantization import calibrate as ortc
 from onnxruntime.quantization.quant_utils import smooth_distribution
 
 from models.errors import BuildFailed
+from models.locking import locked
 from models.steps.base import Log
 from models.steps.calibrate import Reader
 
@@ -61,7 +60,7 @@ def cached_ranges(
     name = hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    with _locked(folder / f"{name}.lock"):
+    with locked(folder / f"{name}.lock"):
         if _readable(path):
             log("calibration: the ranges of an earlier build on the same data")
         else:
@@ -235,11 +234,3 @@ def _readable(path: Path) -> bool:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_NAMED])
     return f"{shown} …" if len(names) > _NAMED else shown
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock; the kernel frees it when its holder dies."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

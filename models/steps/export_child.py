@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from models.locking import locked
 from models.onnxfile import first_line
 from models.orphan import end_with_parent
 from models.sections import ultralytics_patterns
@@ -98,12 +100,28 @@ def _weights(source: str, folder: Path) -> Path:
         return Path(source)
     kept = Path(SETTINGS["weights_dir"]) / source
     try:
-        found = kept if kept.is_file() else Path(attempt_download_asset(folder / source))
+        found = kept if kept.is_file() else downloaded(source, folder, attempt_download_asset)
     except Exception as exc:
         raise Stage("weights", f"{type(exc).__name__}: {first_line(exc)}") from exc
     if not found.is_file():
         raise Stage("weights", "the download gave no file")
     return found
+
+
+def downloaded(source: str, folder: Path, download: Callable[[Path], str]) -> Path:
+    """The file of that name in `folder`, got first where it is not there.
+
+    It appears whole or not at all, and of several builds one gets it while the others wait:
+    ultralytics takes whatever part of it lies there for the whole.
+    """
+    final = folder / source
+    with locked(folder / f".{source}.lock"):
+        if not final.is_file():
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+                made = Path(download(Path(new) / source))
+                if made.is_file():
+                    made.replace(final)
+    return final
 
 
 def _private(path: Path) -> str:

@@ -8,6 +8,8 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from models.chain import fingerprint
 from models.errors import BuildFailed, ExtraMissing, ModelNotFound, ModelUnreadable
 from models.spec import ModelSource
 from models.steps.export import raise_failure
+from models.steps.export_child import downloaded
 from models.steps.isa import family, host_isa
 from models.store import ArtifactStore
 
@@ -43,6 +46,33 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 def silent(_text: str) -> None:
     pass
+
+
+def test_weights_are_downloaded_once_and_whole(tmp_path: Path) -> None:
+    """Of builds at once one downloads, and a download that is cut off is begun anew."""
+    calls: list[Path] = []
+
+    def cut_off(target: Path) -> str:
+        target.write_bytes(b"half")
+        raise ConnectionError("gone")
+
+    def whole(target: Path) -> str:
+        calls.append(target)
+        for part in (b"the ", b"weights"):
+            with target.open("ab") as file:
+                file.write(part)
+            time.sleep(0.1)
+        return str(target)
+
+    with pytest.raises(ConnectionError):
+        downloaded("a.pt", tmp_path, cut_off)
+    assert not (tmp_path / "a.pt").exists()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: downloaded("a.pt", tmp_path, whole), range(2)))
+    assert found == [tmp_path / "a.pt"] * 2
+    assert found[0].read_bytes() == b"the weights"
+    assert len(calls) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.pt.lock", "a.pt"]
 
 
 @needs_extra
