@@ -31,6 +31,7 @@ import msgspec
 
 from models.errors import ArtifactLost
 from models.figures import Figures
+from models.locking import locked
 from models.spec import file_digest
 from models.tensors import TensorInfo
 
@@ -179,13 +180,7 @@ class ArtifactStore:
         """
         path = self.root / "locks" / f"{key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is not None:
-                    waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(path, waiting):
             yield
 
     @contextlib.contextmanager

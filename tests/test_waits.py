@@ -21,21 +21,16 @@ BOUNDED: Final = {
     ("agent/sampler.py", "self._thread.join()"): "it is within one reading, the command of which "
     "has a time limit",
     ("agent/supervisor.py", "current.join()"): "as in agent/runner.py, which it calls",
-    ("models/data/cache.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "held while a set of images is "
-    "drawn; the kernel frees it with its holder",
+    ("models/locking.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another process draws the same "
+    "images, takes the same ranges, gets the same weights, builds the same or trains on the GPU, "
+    "which may take hours and is said then; the kernel frees it with its holder",
     ("models/pool.py", "future.result()"): "concurrent.futures.wait said that it is done",
     ("models/pool.py", "queue.get()"): "in a daemon's thread, which nobody waits for longer "
     "than a few seconds",
-    ("models/steps/calibration_ranges.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another "
-    "build takes the same images' ranges; the kernel frees it with its holder",
-    ("models/store.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another process builds the same, "
-    "which may take hours and is said; the kernel frees it with its holder",
     ("models/store.py", "fcntl.flock(handle, fcntl.LOCK_SH)"): "on a folder that was made a moment "
     "ago under a name of its own",
     ("models/train/examples.py", "waiting.popleft().result()"): "a thread of this process that "
     "computes a batch and waits for nothing",
-    ("models/train/device.py", "fcntl.flock(file, fcntl.LOCK_EX)"): "another training has the "
-    "GPU, which may take hours and is said; the kernel frees it with its holder",
     ("orchestrator/builders/dask.py", "done.result()"): "a build, which may train for "
     "hours; it ends as the one below",
     ("orchestrator/builders/dask.py", "future.result()"): "a build, which may train for "

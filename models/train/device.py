@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 import torch
 
 from models.errors import BuildFailed
+from models.locking import locked
 from models.steps.settings import Settings
 
 _LOCK: Final = "gpu.lock"
@@ -56,12 +56,7 @@ def sole_use(settings: Settings, folder: Path, log: Callable[[str], None]) -> It
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log("another training has the GPU; waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / _LOCK, lambda: log("another training has the GPU; waiting")):
         try:
             yield
         except torch.OutOfMemoryError as exc:
