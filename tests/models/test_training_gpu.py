@@ -238,9 +238,11 @@ needs_ultralytics = pytest.mark.skipif(
 @pytest.fixture
 def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ultralytics' settings folder, and its trainer here, where the GPU is pretended."""
-    from models.train import ultra, ultra_child  # noqa: PLC0415 - ultralytics reads the folder
+    from models.nets.ultra import library  # noqa: PLC0415 - ultralytics reads the folder
+    from models.train import ultra, ultra_child  # noqa: PLC0415 - as above
 
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    library("nn.tasks")  # imports it as every build does, before the trainer does
 
     def run(_work: Path, request: Any, log: Any) -> list[str]:
         monkeypatch.setattr(ultra_child, "say", log)
