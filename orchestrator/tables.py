@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,8 @@ from orchestrator.text import printable
 NONE: Final = "-"
 """What stands where there is no figure."""
 _UNLIMITED_WIDTH: Final = 10_000
+_SHORTEST: Final = 8
+"""Places that text keeps where it has to be cut."""
 _GAPS: Final = (2, 1)
 """Blanks between columns: as many as fit."""
 _BOX: Final = box.SIMPLE_HEAD
@@ -58,7 +61,8 @@ def console(file: TextIO | None = None) -> Console:
 def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> tuple[int, ...]:
     """Print a table whose cells stand in the order of `columns`; returns the columns shown.
 
-    Where it is too wide, columns first move together, then those to spare are left out.
+    Where it is too wide, columns first move together, then those to spare are left out; then the
+    longest text is cut, and figures only where that is not enough.
     """
     kept = list(range(len(columns)))
     while True:
@@ -69,7 +73,8 @@ def show(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]])
                 return tuple(kept)
         spare, index = max((columns[index].spare, index) for index in kept)
         if not spare:
-            out.print(table)
+            excess = _width(out, table) - out.width
+            out.print(_table(columns, rows, kept, _GAPS[-1], excess))
             return tuple(kept)
         kept.remove(index)
 
@@ -114,9 +119,19 @@ def figure(value: float, digits: int = 6) -> str:
 
 
 def _table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int], gap: int
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    kept: Sequence[int],
+    gap: int,
+    excess: int = 0,
 ) -> Table:
-    """The kept columns, `gap` blanks apart (one of them is the box's own)."""
+    """The kept columns, `gap` blanks apart (one of them is the box's own).
+
+    The longest column of text is `excess` narrower than it would be.
+    """
+    widths = {index: _column_width(columns, rows, index) for index in kept}
+    texts = [index for index in kept if not columns[index].figures]
+    cut = max(texts, key=lambda index: widths[index]) if excess and texts else None
     table = Table(box=_BOX, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
     for index in kept:
         column = columns[index]
@@ -125,10 +140,16 @@ def _table(
             justify="right" if column.figures else "left",
             no_wrap=True,
             overflow="ellipsis",
+            width=max(_SHORTEST, widths[index] - excess) if index == cut else None,
         )
     for row in rows:
         table.add_row(*(Text(row[index]) for index in kept))
     return table
+
+
+def _column_width(columns: Sequence[Column], rows: Sequence[Sequence[str]], index: int) -> int:
+    """Places on the screen that a column takes; letters of Korean take two."""
+    return max(map(cell_len, (columns[index].header, *(row[index] for row in rows))))
 
 
 def _width(out: Console, table: Table) -> int:

@@ -46,6 +46,11 @@ def shown(what: str, figure: Figure | None) -> str:
     return f"{figure.value:{form}} ({figure.low:{form}} … {figure.high:{form}})"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 block`, `2 blocks`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def text(given: str) -> str:
     """Text of a board or file that cannot break the table or become a link or a tag."""
     return "".join(_MARKUP.get(char, char) for char in printable(given))

@@ -10,7 +10,7 @@ from orchestrator.final import notes
 from orchestrator.studies.course import temperatures
 from orchestrator.studies.findings import Figure, judge
 from orchestrator.studies.gallery import LEAST_SCORE, Gallery
-from orchestrator.studies.markdown import NONE, less, number, over, shown, table, text
+from orchestrator.studies.markdown import NONE, counted, less, number, over, shown, table, text
 from orchestrator.studies.measured import Line, Material, Measured, labelled
 from orchestrator.studies.published import AccuracyName, Finding, Study
 from orchestrator.studies.whole import places, whole_network
@@ -55,9 +55,10 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
         yield f"Repeats: {study.source}."
         yield ""
     scale = f" at scale `{run.scale}`" if run.scale else ""
+    blocks = counted(run.blocks, "block")
     yield (
         f"Written by `orchestrator report` from run `{text(run.run_id)}` of experiment "
-        f"`{text(run.experiment)}`{scale}: {run.blocks} blocks, {run.started_utc[:10]}, version "
+        f"`{text(run.experiment)}`{scale}: {blocks}, {run.started_utc[:10]}, version "
         f"{text(run.software_version)}."
     )
     if run.state != "finished":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from orchestrator.studies.markdown import NONE, number, over, shown, table, text
+from orchestrator.studies.markdown import NONE, counted, number, over, shown, table, text
 from orchestrator.studies.measured import Material, Measured
 from orchestrator.studies.published import Finding, PublishedRow, Study
 
@@ -32,8 +32,8 @@ def places(material: Material, board: str, finding: Finding) -> Iterator[tuple[M
 
 def whole_network(whole: Measured, study: Study) -> Iterator[str]:
     """Sizes and times of the networks at their full size, beside the published ones."""
-    run = whole.run
-    yield f"From run `{text(run.run_id)}` at scale `{run.scale}`, {run.blocks} blocks: the networks"
+    run, blocks = whole.run, counted(whole.run.blocks, "block")
+    yield f"From run `{text(run.run_id)}` at scale `{run.scale}`, {blocks}: the networks"
     yield "at their published size with random weights. The size of a file and the time of an"
     yield "inference do not follow from the values of weights; accuracy does, and is not shown."
     for board in whole.boards:

@@ -5,6 +5,7 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from orchestrator.tables import Column, PipeConsole, console, figure, show, show_query, value_text
 
@@ -46,6 +47,17 @@ def test_columns_that_do_not_fit_are_left_out_whole(width: int, headers: list[st
     assert lines[0].split() == " ".join(headers).split()
     assert len(lines) == 2 + len(ROWS)
     assert max(map(len, lines)) <= width
+
+
+def test_text_is_cut_before_any_figure() -> None:
+    """Where even the columns that stay have no room, the longest text is cut, and no figure."""
+    out = narrow(28)
+    show(out, COLUMNS, (*ROWS, ("pi3b", "가벼운 유넷/int8_ptq_all", "1234.5", "-", "-")))
+    lines = text_of(out)
+    assert [line.split()[-1] for line in lines[2:]] == ["12.30", "7.125", "1234.5"]
+    assert lines[0].split() == ["board", "variant", "p50", "ms"]
+    assert "…" in lines[2]
+    assert all(cell_len(line) <= 28 for line in lines)
 
 
 def test_columns_move_together_before_one_is_left_out() -> None:
