@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,20 @@ def calibration_images(experiment: Experiment, workspace: Workspace, log: Log) -
 
 
 def _is_scored(source: CalibrationSource | TrainingSource, scored: DataSource) -> bool:
-    return (source.source, source.split) == (scored.source, scored.split)
+    same = os.path.realpath(source.source) == os.path.realpath(scored.source)
+    return same and source.split == scored.split
+
+
+def refuse_scored(images: Sequence[Path], scored: ScoredSet | None) -> None:
+    """Raises ExperimentError where calibration images are scored ones, by whatever path."""
+    held_out = set() if scored is None else {os.path.realpath(i.path) for i in scored.subset.images}
+    shared = [path for path in images if os.path.realpath(path) in held_out]
+    if shared:
+        raise ExperimentError(
+            f"calibration: {len(shared)} of {len(images)} images are among those that accuracy is "
+            f"measured on, e.g. {shared[0]}; ranges fitted to them would flatter INT8; name "
+            f"another split or folder"
+        )
 
 
 def _is_plain_folder(path: Path) -> bool:

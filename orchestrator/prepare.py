@@ -29,6 +29,7 @@ from orchestrator.imagesets import (
     ScoredSet,
     absent_training,
     calibration_images,
+    refuse_scored,
     scored_set,
     training_set,
 )
@@ -124,6 +125,7 @@ def resolve(
             for model in models.values():
                 require_shared_classes(model, scored.subset)
         images = _calibrating(experiment, chosen, workspace, log)
+        refuse_scored(images, scored)
         training = training_set(experiment, learning, workspace, log)
         prepared = Prepared(experiment, models, chosen, scored, images, training)
     if not elsewhere:

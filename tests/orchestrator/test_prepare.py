@@ -179,6 +179,17 @@ def test_calibration_from_the_scored_split(tmp_path: Path, data: Path) -> None:
         prepare(tmp_path, calibrated(tmp_path, source, data))
 
 
+def test_scored_images_are_no_calibration_by_another_path(tmp_path: Path, data: Path) -> None:
+    """A folder of the same images, or another way to the same set, is not taken for another."""
+    (tmp_path / "link").symlink_to(data)
+    plain = CalibrationSource(str(data / "JPEGImages"))
+    with pytest.raises(ExperimentError, match=r"4 of 11 images are among those"):
+        prepare(tmp_path, calibrated(tmp_path, plain, data))
+    linked = CalibrationSource(str(tmp_path / "link"), split="val")
+    with pytest.raises(ExperimentError, match=r"split 'val' of .* is what accuracy is measured on"):
+        prepare(tmp_path, calibrated(tmp_path, linked, data))
+
+
 def test_calibration_count_and_choice(tmp_path: Path, data: Path) -> None:
     """As many images as asked for are chosen, and always the same ones."""
     source = CalibrationSource(str(data), split="train", images=2)
