@@ -278,3 +278,11 @@ def _show_boards(out: Console, foreseen: Foreseen) -> None:
     ]
     out.print()
     tables.show(out, columns, rows)
+    for board, trials in foreseen.plan.boards.items():
+        variants = {(trial.model, trial.recipe) for trial in trials}
+        new = len(variants - foreseen.past[board].latency_ns.keys())
+        if new:
+            words = f"{board}: {new} of {len(variants)} variants were never measured there, so the"
+            out.print(
+                Text(f"{words} estimate is a guess; large networks take longer."), soft_wrap=True
+            )

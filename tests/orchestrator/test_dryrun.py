@@ -157,6 +157,24 @@ def test_everything_is_shown(tmp_path: Path) -> None:
     assert "images (" not in text  # there is no data set
 
 
+def test_an_estimate_without_any_measurement_is_called_a_guess(tmp_path: Path) -> None:
+    """A variant that a board never ran is counted; one whose latency is known is not."""
+    guess = "new: 1 of 1 variants were never measured there, so the estimate is a guess"
+    assert guess in shown(tmp_path, built=False)
+    experiment = adhoc(tmp_path, "tiny.onnx")
+    facts = recall(None, [NEW], [])
+    known = {"new": dataclasses.replace(facts["new"], latency_ns={("tiny", "fp32"): 1_000_000})}
+    out, place = io.StringIO(), workspace(tmp_path)
+    foreseen = foresee(REQUEST, experiment, [NEW], known)
+    show(
+        Console(file=out, width=200),
+        foreseen,
+        prepare(tmp_path, experiment),
+        ArtifactStore(place.models),
+    )
+    assert "guess" not in out.getvalue()
+
+
 # ---------------------------------------------------------------- without the data
 
 
