@@ -144,6 +144,13 @@ def test_the_processor_is_named(database: Path, capsys: pytest.CaptureFixture[st
     assert "\ncpu, x86_64-vnni, 2 threads." in report(database, capsys, stored.FIRST)
 
 
+def test_one_block_is_told_as_one(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page counts the blocks of a run in words that fit the number."""
+    added = stored.add_run(database, "other", "pi5")
+    assert ": 1 block, 2026-" in report(database, capsys, added)
+    assert f": {stored.BLOCKS} blocks, 2026-" in report(database, capsys, stored.FIRST)
+
+
 def test_a_run_that_was_cut_short_is_not_shown_as_whole(
     database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
