@@ -67,6 +67,12 @@ def _head(measured: Measured, study: Study | None) -> Iterator[str]:
             f"**Incomplete:** the run is {text(run.state)}; `orchestrator resume {run.run_id}` "
             "measures what is missing."
         )
+    if study is not None and study.whole is not None and run.scale == study.whole:
+        yield ""
+        yield (
+            "**Untrained.** Sizes and times alone mean something here; the page of a trained run, "
+            "`orchestrator report RUN`, takes this one in."
+        )
     if run.scale == "smoke":
         yield ""
         yield (

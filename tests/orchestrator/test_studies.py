@@ -144,6 +144,17 @@ def test_the_processor_is_named(database: Path, capsys: pytest.CaptureFixture[st
     assert "\ncpu, x86_64-vnni, 2 threads." in report(database, capsys, stored.FIRST)
 
 
+def test_a_page_of_whole_networks_leads_to_the_one_that_takes_it_in(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`report` alone writes the newest run, which may be the untrained one: its page says so."""
+    study = msgspec.structs.replace(STUDY, whole="untrained")
+    monkeypatch.setattr(writing, "_study", lambda _name: study)
+    stored.add_run(database, "demo", "pi5", scale="untrained")
+    assert "**Untrained.**" in report(database, capsys)
+    assert "**Untrained.**" not in report(database, capsys, stored.FIRST)
+
+
 def test_one_block_is_told_as_one(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The page counts the blocks of a run in words that fit the number."""
     added = stored.add_run(database, "other", "pi5")
