@@ -21,13 +21,14 @@ def test_a_page_has_every_row_of_todays_experiment(name: str) -> None:
     for model, recipe in variants:
         assert f"\n| {model}/{recipe} |" in page if several else f"\n| {recipe} |" in page
     assert "not measured" not in page
+    assert "## What they found" in page
     assert ("## Latency against temperature" in page) == (studies()[name].sustained is not None)
     assert ("## The whole network, untrained" in page) == (studies()[name].whole is not None)
 
 
 @pytest.mark.parametrize("name", sorted(studies()))
 def test_pictures_of_a_page_are_there(name: str) -> None:
-    """Every learning curve that a page shows lies beside it."""
+    """Every learning curve, and what was found in images, lies beside the page that shows it."""
     page = (FOLDER / f"{name}.md").read_text()
     shown = [line.partition("](")[2].rstrip(")") for line in page.splitlines() if "![" in line]
     assert shown
