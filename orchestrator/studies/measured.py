@@ -232,12 +232,18 @@ _LATEST: Final = """
 
 
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:
-    """The learning curves of each model's first variant that has any, by model."""
+    """Learning curves by model, and by model and variant where more was learned on the way to it.
+
+    What several variants or boards share stands once, under the one with the fewest steps.
+    """
     found: dict[str, tuple[CurvePoint, ...]] = {}
-    known = [(line.row.model, line.manifest) for line in lines if line.manifest is not None]
-    for model, manifest in sorted(known, key=lambda pair: len(pair[1].steps)):
-        if manifest.curves:
-            found.setdefault(model, manifest.curves)
+    seen: set[tuple[str, tuple[CurvePoint, ...]]] = set()
+    known = [(line, line.manifest) for line in lines if line.manifest is not None]
+    for line, manifest in sorted(known, key=lambda pair: len(pair[1].steps)):
+        model, learned = line.row.model, (line.row.model, manifest.curves)
+        if manifest.curves and learned not in seen:
+            seen.add(learned)
+            found[line.label if model in found else model] = manifest.curves
     return dict(sorted(found.items()))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from models.store import CurvePoint, Manifest
 from orchestrator.curves import curves_of, curves_table, draw_curves, sparkline
+from orchestrator.studies.measured import Line, curves
 
 
 def manifest(curves: tuple[CurvePoint, ...]) -> Manifest:
@@ -56,6 +59,17 @@ def test_the_table_has_first_best_and_last() -> None:
         ["1", "val", "mAP50", "3", "0.1000", "0.6000", "0.5000", "▁█▇"],
         ["2", "train", "loss", "2", "2.5000", "2.2500", "2.2500", "█▁"],
     ]
+
+
+def test_a_fine_tuning_has_a_picture_of_its_own() -> None:
+    """On a page a model's training stands once, and what a variant learned after it as well."""
+    trained, more = manifest(LOSSES), manifest((*LOSSES, *AGAIN))
+    plain = msgspec.structs.replace(trained, curves=())
+    lines = [
+        Line(cast(Any, SimpleNamespace(model="net", variant=variant)), made)
+        for variant, made in (("fp32", trained), ("int8_ptq", trained), ("qat", more), ("x", plain))
+    ]
+    assert curves(lines) == {"net": LOSSES, "net/qat": (*LOSSES, *AGAIN)}
 
 
 def test_no_training_no_table() -> None:
