@@ -17,6 +17,7 @@ from agent.wire import ImagePrep
 from models import describe
 from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable
 from models.inputshapes import fix_shapes, nearest, refuse_other_size
+from models.nets import options as net_options
 from models.nets import ultra_yaml
 from models.nets.registry import FAMILIES
 from models.spec import ModelSource, ModelSpec, StepSpec, file_digest
@@ -120,8 +121,10 @@ def _from_family(
             raise ModelNotFound(
                 f"model {reference}: no option {name!r}{near}; it has {', '.join(known) or 'none'}"
             )
+    net_options.refuse_bad(family, options)
     scaled = _spelled_out({**family.options, **options})
     size_px = imgsz or ultra_yaml.input_size(options, family.imgsz_px)
+    net_options.refuse_bad_size(reference, size_px, family.multiple_px)
     return ModelSpec(
         name=reference,
         source=ModelSource(
@@ -250,6 +253,8 @@ def _from_ultralytics(
         notes.append(f"trained weights {file_name}: ultralytics looks for them or downloads them")
     classify = stem.endswith("-cls")
     size_px = imgsz or (_CLASSIFY_IMGSZ_PX if classify else DEFAULT_IMGSZ_PX)
+    if not classify:  # which take any size
+        net_options.refuse_bad_size(reference, size_px, net_options.ultralytics_multiple(stem))
     return ModelSpec(
         # A .yaml keeps its ending: its figures must not pass for the trained model's.
         name=Path(reference).name if untrained else stem,

@@ -128,6 +128,8 @@ def resolve(
         refuse_scored(images, scored)
         training = training_set(experiment, learning, workspace, log)
         prepared = Prepared(experiment, models, chosen, scored, images, training)
+    for _, _, model, recipe in prepared.variants():
+        _refuse_bad_chain(prepared.request(model, recipe, host_isa()))
     if not elsewhere:
         _require_extra(prepared, ArtifactStore(workspace.models), log)
     return prepared
@@ -168,6 +170,13 @@ def _model(entry: ModelEntry, base_dir: Path) -> ModelSpec:
         need_extra=False,
     )
     return dataclasses.replace(found, name=entry.name)
+
+
+def _refuse_bad_chain(request: VariantRequest) -> None:
+    """Raise what a link of the chain raises, such as for a teacher that is not there."""
+    for link in links(request):
+        for other in link.others.values():
+            _refuse_bad_chain(other)
 
 
 def _require_extra(prepared: Prepared, store: ArtifactStore, log: Log) -> None:

@@ -19,6 +19,7 @@ class Family:
     `module` has `build(arch) -> nn.Module` and `sections(arch) -> dict[str, tuple[str, ...]]`,
     the beginnings of module names by section. `options` are those it knows, with their defaults.
     Nobody names a `described` family: its networks come from a description of someone else's.
+    Input sizes are multiples of `multiple_px`.
     A module may have `for_inference(module)`, which simplifies a network before its export, and
     `min_opset(arch)`, the lowest version of ONNX that it can be exported to.
     """
@@ -29,6 +30,7 @@ class Family:
     imgsz_px: int
     options: Mapping[str, Any] = field(default_factory=dict)
     described: bool = False
+    multiple_px: int = 32
 
 
 _DARKNET: Final = {
@@ -48,7 +50,10 @@ FAMILIES: Final[Mapping[str, Family]] = {
         Family("tinydet", "models.nets.tinydet", "detect", 160, {"num_classes": 6}),
         Family("yolov3", "models.nets.darknet", "detect", 416, _DARKNET),
         Family("yolov3-tiny", "models.nets.darknet", "detect", 416, _DARKNET),
-        *(Family(name, "models.nets.unet", "segment", 256, _UNET) for name in _UNETS),
+        *(
+            Family(name, "models.nets.unet", "segment", 256, _UNET, multiple_px=8)
+            for name in _UNETS
+        ),
         Family("ultralytics", "models.nets.ultra", "detect", 640, described=True),
     )
 }

@@ -75,7 +75,7 @@ class BuilderClient:
         if absent:
             raise BuilderUnfit(
                 f"{request.label}: the builder's Python lacks {', '.join(sorted(absent))}; install "
-                "them there: python -m pip install 'edge-orchestrator[models]'"
+                "them there: python -m pip install -e '.[models]' in a checkout"
             )
 
     def _order(

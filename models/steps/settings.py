@@ -58,3 +58,8 @@ class DistillParams(Settings, frozen=True):
     teacher: str = ""
     alpha: Share = 0.5
     temperature: Rate = 2.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which a recipe gives a place."""
+        if not self.teacher:
+            raise ValueError("teacher: name the model of the experiment to learn from")

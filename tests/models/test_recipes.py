@@ -116,3 +116,9 @@ def test_binary_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(RecipeError, match=r"mine\.yaml"):
         recipes.get(str(path))
+
+
+def test_a_student_needs_a_teacher() -> None:
+    """Distillation that names no teacher is refused where it stands."""
+    with pytest.raises(RecipeError, match=r"here: .*teacher: name the model"):
+        recipes.parse_steps([{"step": "distill"}], "here")

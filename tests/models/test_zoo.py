@@ -13,6 +13,7 @@ from support import nets
 from agent.wire import DetectHead, ImagePrep
 from models import zoo
 from models.errors import ExtraMissing, ModelNotFound, ModelUnreadable, ShapeNeeded
+from models.nets.options import ACTIVATIONS
 from models.spec import file_digest
 
 
@@ -296,7 +297,7 @@ def test_compound_scaling_of_networks_of_ours() -> None:
         ("tinydet", {"compound": 1}, "tinydet: no option 'compound'.*it has num_classes"),
         ("yolov8n", {"compound": 1}, "`options` are for the networks .* ultralytics .yaml files"),
         ("unet", {"compound": 0}, "option compound: 0 is no number above 0"),
-        ("unet", {"compound": 1, "width": "half"}, "option width: 'half' is no number above 0"),
+        ("unet", {"compound": 1, "width": "half"}, "option width: 'half' is not a number above 0"),
         ("unet", {"compund": 1}, "did you mean 'compound'"),
         ("unet", {"depth": 2}, "unet: no option 'depth'.*it has num_classes, width, compound"),
     ],
@@ -307,3 +308,52 @@ def test_scaling_what_has_no_scale_is_refused(
     """A network that cannot be scaled so says what it has instead."""
     with pytest.raises(ModelNotFound, match=words):
         zoo.resolve(reference, options=options, need_extra=False)
+
+
+@pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize(
+    ("reference", "options", "words"),
+    [
+        ("unet", {"width": -0.5}, "width: -0.5 is not a number above 0"),
+        ("unet", {"num_classes": 1.5}, "num_classes: 1.5 is not a whole number above 0"),
+        ("yolov3", {"num_classes": True}, "not a whole number above 0; without it there is 80"),
+        ("yolov3", {"activation": "gelu"}, "'gelu' is not one of leaky_relu, relu, silu"),
+        ("yolov3", {"anchor_scale": "half"}, "anchor_scale: 'half' is not a number"),
+    ],
+)
+def test_an_option_that_makes_no_network_is_refused(
+    reference: str, options: dict[str, object], words: str
+) -> None:
+    """A value that the network could not be built with is refused when it is named."""
+    with pytest.raises(ModelNotFound, match=words):
+        zoo.resolve(reference, options=options)
+
+
+@pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize(
+    ("reference", "imgsz", "words"),
+    [
+        ("yolov3", 33, "33 is no multiple of 32; take 32 or 64"),
+        ("unet", 100, "100 is no multiple of 8; take 96 or 104"),
+        ("tinydet", 16, "16 is no multiple of 32; take 32"),
+        ("yolov8n", 100, "100 is no multiple of 32; take 96 or 128"),
+        ("yolov8n-p6.yaml", 96, "96 is no multiple of 64; take 64 or 128"),
+    ],
+)
+def test_an_input_size_that_strides_do_not_divide_is_refused(
+    reference: str, imgsz: int, words: str, tmp_path: Path
+) -> None:
+    """It is not rounded in silence, and the nearest sizes are told."""
+    (tmp_path / "yolov8n-p6.yaml").write_text("nc: 80\n")
+    options = {"num_classes": 3} if reference == "tinydet" else None  # the network, not its file
+    with pytest.raises(ShapeNeeded, match=words):
+        zoo.resolve(reference, imgsz=imgsz, options=options, base_dir=tmp_path)
+
+
+@pytest.mark.torch
+def test_the_activations_are_those_that_the_network_knows() -> None:
+    """What is refused early is what could not be built."""
+    pytest.importorskip("torch", reason="networks need torch: install the extra 'models'")
+    from models.nets.darknet_layers import _ACTIVATIONS  # noqa: PLC0415 - needs torch
+
+    assert sorted(_ACTIVATIONS) == sorted(ACTIVATIONS)

@@ -11,12 +11,12 @@ import pytest
 from support.jobs import PROFILE, adhoc, picture, prepare, voc, workspace
 from support.onnxmodels import tiny_model
 
-from models import chain
-from models.errors import DataError, ModelNotFound, ModelUnreadable, RecipeError
+from models import chain, recipes
+from models.errors import BuildFailed, DataError, ModelNotFound, ModelUnreadable, RecipeError
 from orchestrator import imagesets
 from orchestrator import prepare as preparing
 from orchestrator.errors import ExperimentError
-from orchestrator.experiment import CalibrationSource, DataSource, Experiment
+from orchestrator.experiment import CalibrationSource, DataSource, Experiment, TrainingSource
 
 NAMES = ("circle", "ring", "square")
 
@@ -74,6 +74,18 @@ def test_absent_tools_are_told_before_anything_is_built(
     experiment = adhoc(tmp_path, "tinydet", ("fp32", "ort_format"))
     preparing.resolve(experiment, workspace(tmp_path), lines.append)
     assert lines == ["recipe 'ort_format' cannot be built here: onnxruntime not installed"]
+
+
+@pytest.mark.parametrize("teacher", ["student", "nobody"])
+def test_a_teacher_that_is_not_there_is_refused_at_once(tmp_path: Path, teacher: str) -> None:
+    """Also where a builder would do the work: before anything is planned or shown."""
+    steps = recipes.parse_steps([{"step": "distill", "teacher": teacher}], "here")
+    made = adhoc(tmp_path, "tinydet")
+    entry = dataclasses.replace(made.models[0], name="student", steps=steps)
+    training = TrainingSource("shapes", images=4, val_split=None)
+    made = dataclasses.replace(made, models=(entry,), recipes=("fp32",), training=training)
+    with pytest.raises(BuildFailed, match=f"'{teacher}' to learn from"):
+        preparing.resolve(made, workspace(tmp_path), lambda _: None, elsewhere=True)
 
 
 # ---------------------------------------------------------------- data
