@@ -26,6 +26,7 @@ __all__ = [
     "calibration",
     "chain_of",
     "find_cached",
+    "links_done",
     "remember_chain",
     "steps_missing",
 ]
@@ -51,28 +52,38 @@ def chain_of(
     request: VariantRequest, store: ArtifactStore, versions: Versions = None
 ) -> list[str] | None:
     """The sha256 of what each link made, in order; None where one never ran."""
+    chain = links(request)
+    digests = _remembered(chain, request, store, versions)
+    return digests if len(digests) == len(chain) else None
+
+
+def _remembered(
+    chain: Sequence[Link], request: VariantRequest, store: ArtifactStore, versions: Versions = None
+) -> list[str]:
+    """The sha256 of what each link made, in order, up to the first one that never ran."""
     digests: list[str] = []
-    for link in links(request):
+    for link in chain:
         parent = digests[-1] if digests else request.model.source.identity
         sha256 = store.lookup(link.key(parent, versions))
         if sha256 is None:
-            return None
+            break
         digests.append(sha256)
     return digests
+
+
+def links_done(request: VariantRequest, store: ArtifactStore) -> int:
+    """How many links need not run: those up to the last one whose artifact is in the store."""
+    digests = _remembered(links(request), request, store)
+    there = (index for index, sha256 in enumerate(digests, start=1) if store.holds(sha256))
+    return max(there, default=0)
 
 
 def steps_missing(request: VariantRequest, store: ArtifactStore) -> int:
     """How many steps of a request have not been done yet; 0 where it cannot be built at all."""
     try:
-        chain = links(request)
+        return len(links(request)) - links_done(request, store)
     except BenchError:
         return 0
-    sha256: str | None = request.model.source.identity
-    missing = 0
-    for link in chain:
-        sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
-        missing += sha256 is None
-    return missing
 
 
 def remember_chain(
@@ -94,8 +105,13 @@ def build(request: VariantRequest, store: ArtifactStore, log: Log) -> Artifact:
     cached = find_cached(request, store)
     if cached is not None:
         return cached
+    chain = links(request)
+    digests = _remembered(chain, request, store)
     parent: Artifact | None = None
-    for link in links(request):
+    # From the last artifact that is whole: what it was made from may be gone, or on a builder.
+    while digests and (parent := store.find(digests[-1])) is None:
+        digests.pop()
+    for link in chain[len(digests) :]:
         parent = _advance(request, link, parent, store, log)
     if parent is None:
         raise BuildFailed(f"{request.label}: the chain has no steps")
@@ -140,13 +156,12 @@ def _long(
     request: VariantRequest, chain: tuple[str, ...], store: ArtifactStore
 ) -> frozenset[tuple[str, ...]]:
     """Beginnings of a chain that end in a training which is still to be done."""
-    sha256: str | None = request.model.source.identity
-    found = []
-    for index, link in enumerate(links(request), start=2):
-        sha256 = store.lookup(link.key(sha256)) if sha256 is not None else None
-        if sha256 is None and link.step.needs_training:
-            found.append(chain[:index])
-    return frozenset(found)
+    done = links_done(request, store)
+    return frozenset(
+        chain[: index + 1]
+        for index, link in enumerate(links(request), start=1)
+        if index > done and link.step.needs_training
+    )
 
 
 @dataclasses.dataclass(frozen=True)

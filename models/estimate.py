@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from models.build import links_done
 from models.chain import VariantRequest, links
 from models.remote.orders import PlainPaths
 from models.spec import ModelSpec
@@ -64,13 +65,14 @@ def _collect(
     found: dict[tuple[str, ...], Training],
 ) -> None:
     prefix: tuple[str, ...] = (request.model.source.identity,)
-    parent: str | None = request.model.source.identity
-    for link in links(request):
+    done = links_done(request, store)
+    for number, link in enumerate(links(request), start=1):
         prefix = (*prefix, link.key(""))
-        parent = store.lookup(link.key(parent)) if parent is not None else None
+        if number <= done:
+            continue
         for other in link.others.values():
             _collect(label, other, store, images, found)
-        if parent is not None or not link.step.needs_training or prefix in found:
+        if not link.step.needs_training or prefix in found:
             continue
         if request.training is not None:
             known = [n for n in (images, link.params.get("images")) if n is not None]

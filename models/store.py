@@ -129,6 +129,10 @@ class ArtifactStore:
                 return self._verified(sha256, kind, path)
         return None
 
+    def holds(self, sha256: str) -> bool:
+        """Whether a file lies under this name; its bytes are not verified."""
+        return any(self._path(sha256, kind).is_file() for kind in _FORMATS)
+
     def get(self, sha256: str) -> Artifact:
         """The artifact, its bytes verified; raises ArtifactLost when absent or damaged."""
         artifact = self.find(sha256)

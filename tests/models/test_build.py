@@ -18,7 +18,14 @@ from support import nets
 
 from agent.wire import BenchError
 from models import chain, recipes, zoo
-from models.build import VariantRequest, build, build_many, calibration, find_cached
+from models.build import (
+    VariantRequest,
+    build,
+    build_many,
+    calibration,
+    find_cached,
+    steps_missing,
+)
 from models.data.training import training_spec
 from models.errors import BuildFailed, ModelUnreadable, NothingQuantized
 from models.spec import CalibrationSpec, DataSpec, ModelSpec, file_digest
@@ -235,6 +242,21 @@ def test_a_damaged_parent_is_built_again(tmp_path: Path, store: ArtifactStore) -
     artifact = build(nets.request(tmp_path, "ort_format"), store, silent)
     assert artifact.manifest.parent_sha256 == parent.sha256
     assert file_digest(parent.path) == parent.sha256
+
+
+def test_a_build_goes_on_from_the_last_file_that_is_there(
+    tmp_path: Path, store: ArtifactStore
+) -> None:
+    """What an artifact was made from is not made again, though a builder has kept it to itself."""
+    parent = build(nets.request(tmp_path, "int8_ptq"), store, silent)
+    source = store.get(parent.manifest.parent_sha256 or "")
+    source.path.unlink()
+    request = nets.request(tmp_path, "int8_ptq_ort")
+    assert steps_missing(request, store) == 1
+    lines: list[str] = []
+    assert build(request, store, lines.append).manifest.parent_sha256 == parent.sha256
+    assert [line.rpartition(": ")[2] for line in lines] == ["step ort_format"]
+    assert steps_missing(nets.request(tmp_path, "fp32"), store) == 1
 
 
 def test_a_lost_store_is_built_again(tmp_path: Path, store: ArtifactStore) -> None:

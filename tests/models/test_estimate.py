@@ -50,6 +50,9 @@ def test_what_was_trained_before_is_left_out(tmp_path: Path) -> None:
     asked, store = requests(tmp_path), ArtifactStore(tmp_path / "store")
     big = asked["big/fp32"]
     remember_chain(big, store, ["a" * 64 for _ in links(big)])
+    assert len(estimate.trainings(asked, store, 64)) == 2  # a name without a file is no result
+    (store.root / "artifacts" / "aa").mkdir(parents=True)
+    (store.root / "artifacts" / "aa" / f"{'a' * 64}.net").touch()
     (left,) = estimate.trainings(asked, store, 64)
     assert left.step == "distill"
 
