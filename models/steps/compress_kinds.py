@@ -128,6 +128,7 @@ EXPORT_INT8 = Step(
     tools=("torch", "onnx", "onnxslim", "onnxruntime"),
     choices=int8_choices,
     module="models.steps.export_int8",
+    revision=1,  # keeps equal weights apart
 )
 PRUNE = Step(
     name="prune",

@@ -52,7 +52,8 @@ def export_onnx(net: Net, path: Path, opset: int) -> None:
             opset_version=opset,
             dynamo=False,
         )
-    model = onnxslim.slim(onnx.load(str(path)))
+    # Equal weights, such as all first biases, stay apart: the file has as many as the network.
+    model = onnxslim.slim(onnx.load(str(path)), skip_optimizations=["weight_tying"])
     sections = code.sections(net.arch)
     entries = metadata_of(net.arch, family.task) | {"sections": json.dumps(node_patterns(sections))}
     onnx.helper.set_model_props(model, entries)

@@ -164,6 +164,7 @@ EXPORT_NET = Step(
     tools=("torch", "onnx", "onnxslim"),
     module="models.steps.export_net",
     keeps_parameters=False,
+    revision=1,  # keeps equal weights apart
 )
 INT8_PTQ = Step(
     name="int8_ptq",

@@ -18,6 +18,7 @@ from models.nets.arch import Arch  # noqa: E402
 from models.nets.net import Net, build_net, load_net, save_net  # noqa: E402
 from models.nets.registry import FAMILIES  # noqa: E402
 from models.nets.unet_stages import STAGES, _shuffled  # noqa: E402
+from models.onnxfile import describe  # noqa: E402
 from models.steps.export_net import export_onnx  # noqa: E402
 from models.steps.graph import decode_nodes  # noqa: E402
 
@@ -113,6 +114,13 @@ def test_the_export_computes_the_same_and_names_its_parts(tmp_path: Path, family
         ]
         if "Conv" in node.op_type:
             assert len(matched) == 1, node.name
+
+
+@pytest.mark.parametrize("family", ["unet", "unet-dilated"])
+def test_the_file_has_the_published_number_of_parameters(tmp_path: Path, family: str) -> None:
+    """Exactly 1,925,601 in the ONNX file too, although its untrained biases are all alike."""
+    export_onnx(small(family, width=1.0), tmp_path / "net.onnx", 17)
+    assert describe(tmp_path / "net.onnx").parameters == 1_925_601
 
 
 def test_dilation_widens_the_view_at_no_parameter() -> None:
