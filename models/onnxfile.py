@@ -35,8 +35,8 @@ class OnnxInfo:
     """What an ONNX file says of itself.
 
     `nodes` counts nodes by operator, subgraphs included. `parameters` counts the elements of
-    weights: of floating-point initializers and of those that are quantized, without scales and
-    zero points. `weight_bytes` is the size of all initializers.
+    weights: of floating-point initializers and of those that are quantized, without scales, zero
+    points and what a decode reckons with. `weight_bytes` is the size of all initializers.
     """
 
     inputs: dict[str, TensorInfo]
@@ -210,8 +210,17 @@ def _dim(dim: Any) -> int | str | None:
     return dim.dim_param or None
 
 
+_LAYERS = frozenset(
+    {
+        *("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "GRU", "LSTM", "RNN"),
+        *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+    }
+)
+_ARITHMETIC = frozenset({"Add", "Concat", "Div", "Mul", "Pow", "Sub"})
+
+
 def weight_names(graph: onnx.GraphProto) -> set[str]:
-    """Initializers that hold parameters: no scales, zero points, shapes or indices."""
+    """Initializers that hold parameters: no scales, zero points, shapes, indices or grids."""
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type in _FLOATS}
     quantization: set[str] = set()
     quantized: set[str] = set()
@@ -226,7 +235,27 @@ def weight_names(graph: onnx.GraphProto) -> set[str]:
             quantized.update((node.input[3], *node.input[8:]))
         if node.op_type.startswith("QLinear"):
             quantization.update(floats.intersection(node.input))
-    return floats.union(quantized) - quantization
+    return floats.union(quantized) - quantization - _grids(graph)
+
+
+def _grids(graph: onnx.GraphProto) -> set[str]:
+    """Numbers that a decode reckons with, such as places of anchors: they follow from the size.
+
+    They are read behind the last layer, by arithmetic alone, and not as that layer's bias. What
+    is enlarged by is no parameter either.
+    """
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    leading: set[str] = set()  # tensors behind which a layer follows
+    kept: set[str] = set()
+    read: set[str] = set()
+    for node in reversed(graph.node):
+        leads = node.op_type in _LAYERS or not leading.isdisjoint(node.output)
+        if leads:
+            leading.update(node.input)
+        bias = any(made.get(name) in _LAYERS for name in node.input)
+        free = node.op_type in _ARITHMETIC and not leads and not bias
+        (read if free or node.op_type in ("Resize", "Upsample") else kept).update(node.input)
+    return read - kept if leading else set()
 
 
 def _parameters(graph: onnx.GraphProto) -> int:

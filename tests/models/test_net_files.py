@@ -12,7 +12,9 @@ import safetensors.torch  # noqa: E402 - without torch nothing here can run
 
 from models.nets.arch import Arch, read_header  # noqa: E402
 from models.nets.net import Net, build_net, load_net, save_net  # noqa: E402
+from models.onnxfile import describe  # noqa: E402
 from models.spec import file_digest  # noqa: E402
+from models.steps.export_net import export_onnx  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -45,3 +47,13 @@ def test_a_file_of_an_older_version_is_read(net: Net, tmp_path: Path) -> None:
     assert read_header(tmp_path / "old").parameters == count
     again = load_net(tmp_path / "old").module.state_dict()
     assert all(torch.equal(state[name], value) for name, value in again.items())
+
+
+@pytest.mark.parametrize("imgsz_px", [64, 96])
+def test_an_exported_detector_has_its_own_parameters(imgsz_px: int, tmp_path: Path) -> None:
+    """Those of the network less a number a folded channel, at every input size."""
+    arch = Arch(
+        family="tinydet", options={"num_classes": 6}, imgsz_px=imgsz_px, class_names=("a",) * 6
+    )
+    export_onnx(build_net(arch), tmp_path / "net.onnx", 17)
+    assert describe(tmp_path / "net.onnx").parameters == 769_998 - 1_584

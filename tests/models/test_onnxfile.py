@@ -39,7 +39,7 @@ def test_a_model_is_described(tmp_path: Path) -> None:
     assert info.opset == 17
     assert info.nodes["Conv"] == 3
     assert sum(info.nodes.values()) == 11
-    assert info.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32 + 1
+    assert info.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32
     assert info.external_files == ()
 
 
@@ -116,7 +116,7 @@ def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:
     path = external(tmp_path)
     info = describe(path)
     assert info.external_files == (tmp_path / "net.data",)
-    assert info.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32 + 1
+    assert info.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32
     before = source_digest(path, info)
     assert before != file_digest(path)
     weight = next(t for t in load(path).graph.initializer if t.name == "w1")
@@ -191,3 +191,26 @@ def test_weights_of_integer_operators_are_parameters(tmp_path: Path) -> None:
         outputs={"y": (1, 4, 8, 8)},
     )
     assert describe(path).parameters == 4 * 27 + 4
+
+
+def test_what_a_decode_reckons_with_is_no_parameter(tmp_path: Path) -> None:
+    """Grids of anchors and what maps are enlarged by follow from the size; a bias is learned."""
+
+    def ones(name: str, *shape: int) -> Any:
+        return numpy_helper.from_array(np.ones(shape, np.float32), name)
+
+    path = nets.save(
+        tmp_path / "net.onnx",
+        [
+            helper.make_node("Mul", ["x", "gain"], ["a"]),
+            helper.make_node("Resize", ["a", "", "twice"], ["b"]),
+            helper.make_node("MatMul", ["b", "w"], ["c"]),
+            helper.make_node("Add", ["c", "bias"], ["d"]),
+            helper.make_node("Sigmoid", ["d"], ["e"]),
+            helper.make_node("Add", ["e", "grid"], ["y"]),
+        ],
+        [ones("gain", 4), ones("twice", 2), ones("w", 4, 3), ones("bias", 3), ones("grid", 3)],
+        inputs={"x": (1, 4)},
+        outputs={"y": (1, 3)},
+    )
+    assert describe(path).parameters == 4 + 4 * 3 + 3

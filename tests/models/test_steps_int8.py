@@ -117,7 +117,7 @@ def test_the_manifest_tells_the_making(tmp_path: Path, store: ArtifactStore) -> 
     assert manifest.calibration_items == 4
     assert manifest.size_bytes == artifact.path.stat().st_size
     assert manifest.metadata["task"] == "detect"
-    assert manifest.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32 + 1
+    assert manifest.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32
     assert manifest.inputs["images"].shape == (1, 3, 32, 32)
 
 
