@@ -22,7 +22,7 @@ _SHOWN: Final = 8
 def image_files(path: Path) -> tuple[Path, ...]:
     """All images below a folder, sorted by path, or the one image that `path` is.
 
-    Hidden files are left out. Raises DataError when there is none.
+    Hidden files and folders are left out. Raises DataError when there is none.
     """
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return (path,)
@@ -31,12 +31,18 @@ def image_files(path: Path) -> tuple[Path, ...]:
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:
         wanted = " ".join(IMAGE_SUFFIXES)
         raise DataError(f"{path}: looked for images ({wanted}), found {contents(path)}")
     return tuple(found)
+
+
+def has_folders(path: Path) -> bool:
+    """Whether there are folders in a folder, hidden ones left aside."""
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agent.vision import MAX_PIXELS
-from models.data.files import contents, image_files, image_size, read_names, read_text
+from models.data.files import (
+    contents,
+    has_folders,
+    image_files,
+    image_size,
+    read_names,
+    read_text,
+)
 from models.data.types import IGNORE, MaskedImage, SegmentationSet
 from models.data.voc import VOC_CLASSES
 from models.errors import DataError
@@ -116,8 +123,7 @@ def _split_files(root: Path, split: str) -> tuple[Path, Path, Sequence[Path]]:
         if listing.is_file():
             return images, masks, _listed(listing, images)
     others = [*root.glob("*.txt"), *root.glob("splits/*.txt")]
-    divided = any(entry.is_dir() for entry in images.iterdir())
-    divided = divided or any(file.name != "classes.txt" for file in others)
+    divided = has_folders(images) or any(file.name != "classes.txt" for file in others)
     if divided or split not in ("train", "val"):
         looked = f"images/{split}/, {split}.txt and splits/{split}.txt"
         raise DataError(f"{root}: looked for split {split!r} at {looked}, found {contents(root)}")

@@ -18,6 +18,7 @@ from models.data.files import (
     clipped,
     contents,
     distinct,
+    has_folders,
     image_files,
     image_size,
     read_names,
@@ -119,8 +120,7 @@ def _yaml_names(names: Any, file: Path) -> tuple[str, ...]:
 def _from_folder(root: Path, split: str) -> _Split:
     """A split of a folder without data.yaml."""
     images = root / "images"
-    has_splits = any(entry.is_dir() for entry in images.iterdir())
-    place = images / split if has_splits else images
+    place = images / split if has_folders(images) else images
     if not place.is_dir():
         raise DataError(f"{root}: looked for split {split!r} at {place}, found {contents(images)}")
     told = root / "classes.txt"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models.data import Box, DataSpec, DetectionSet, image_files, load
+from models.data import Box, DataSpec, DetectionSet, image_files, load, load_segmentation
 from models.errors import DataError
 
 LABELS = {"a": "1 0.5 0.5 0.5 1\n\n0 0.25 0.1 0.1 0.2\n", "b": "0 0.1 0.2 0.6 0.2 0.3 0.8\n"}
@@ -158,11 +158,26 @@ def test_layout_yolo_of_another_folder_is_refused(tmp_path: Path) -> None:
 
 def test_image_files_are_found_below_a_folder(tmp_path: Path) -> None:
     """Calibration images come sorted from all subfolders; other and hidden files do not."""
-    for name in ("z.JPG", "sub/a.png", "notes.txt", ".hidden.png"):
+    for name in ("z.JPG", "sub/a.png", "notes.txt", ".hidden.png", ".checkpoints/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert image_files(tmp_path) == (tmp_path / "sub/a.png", tmp_path / "z.JPG")
     assert image_files(tmp_path / "z.JPG") == (tmp_path / "z.JPG",)
+
+
+@pytest.mark.parametrize("labels", ["labels", "masks"])
+def test_a_hidden_folder_is_no_split(tmp_path: Path, labels: str) -> None:
+    """What a notebook or a file manager leaves among the images divides no set."""
+    for folder in ("images", labels, "images/.checkpoints"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for name in "abcdef":
+        for folder in ("images", "masks", "images/.checkpoints"):
+            if (tmp_path / "set" / folder).is_dir():
+                Image.new("L", (8, 8)).save(tmp_path / "set" / folder / f"{name}.png")
+        (tmp_path / "set" / labels / f"{name}.txt").write_text("")
+    spec = DataSpec(str(tmp_path / "set"), "yolo" if labels == "labels" else "masks", "train")
+    found = load(spec, tmp_path) if labels == "labels" else load_segmentation(spec, tmp_path)
+    assert len(found.images) == (6 if labels == "labels" else 4)
 
 
 def test_image_files_refuses_what_has_none(tmp_path: Path) -> None:
