@@ -116,7 +116,7 @@ QAT = Step(
     params=QatParams,
     accepts="net",
     makes="net",
-    tools=("torch", "safetensors"),
+    tools=("torch", "numpy", "safetensors"),
     needs_training=True,
     module="models.steps.qat",
 )
