@@ -149,7 +149,8 @@ def test_weights_that_cannot_be_downloaded_are_not_found(
     with pytest.raises(ModelNotFound, match=r"yolov8n\.pt.*weights.*yolov8n\.yaml"):
         build(request, store, silent)
     assert list(store.root.glob("artifacts/*/*")) == []
-    assert [path.name for path in (store.root / "weights").iterdir()] == []
+    left = [path.name for path in (store.root / "weights").iterdir()]
+    assert left == [".yolov8n.pt.lock"]  # empty; to remove it would let two builds hold it
 
 
 @needs_extra
