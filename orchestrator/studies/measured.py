@@ -234,14 +234,15 @@ _LATEST: Final = """
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:
     """Learning curves by model, and by model and variant where more was learned on the way to it.
 
-    What several variants or boards share stands once, under the one with the fewest steps.
+    What several variants or boards share stands once, under the one with the fewest steps; so does
+    the same training that was scored less often, which a file's older manifest may tell of.
     """
     found: dict[str, tuple[CurvePoint, ...]] = {}
     seen: set[tuple[str, tuple[CurvePoint, ...]]] = set()
     known = [(line, line.manifest) for line in lines if line.manifest is not None]
     for line, manifest in sorted(known, key=lambda pair: len(pair[1].steps)):
         model, learned = line.row.model, (line.row.model, manifest.curves)
-        if manifest.curves and learned not in seen:
+        if len(manifest.curves) > len(found.get(model, ())) and learned not in seen:
             seen.add(learned)
             found[line.label if model in found else model] = manifest.curves
     return dict(sorted(found.items()))

@@ -6,6 +6,8 @@ import contextlib
 import re
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -16,7 +18,7 @@ from support.hostile import NASTY, raw_characters
 from models.store import CurvePoint
 from orchestrator import experimentfile
 from orchestrator.cli import main
-from orchestrator.studies import writing
+from orchestrator.studies import measured, writing
 from orchestrator.studies.findings import Figure, judge
 from orchestrator.studies.measured import Line, latest_run
 from orchestrator.studies.published import Finding, PublishedRow, Study, Variant, studies
@@ -189,6 +191,25 @@ def test_models_whose_names_look_alike_have_pictures_of_their_own(
     assert main(["report", "--db", str(database), "--out", str(out)]) == 0
     links = re.findall(r"^!\[Learning curves\]\(([^ ()]+)\)$", out.read_text(), re.MULTILINE)
     assert [(tmp_path / unquote(link)).read_text() for link in links] == ["유넷", "a b", "a-b"]
+
+
+def test_more_learning_has_a_picture_of_its_own() -> None:
+    """A variant that learned on is shown beside its model; the same training is not shown twice."""
+
+    def line(recipe: str, steps: int, *points: tuple[int, str]) -> Any:
+        curves = tuple(CurvePoint(epoch, "train", metric, 1.0) for epoch, metric in points)
+        row = SimpleNamespace(model="net", variant=recipe)
+        manifest = SimpleNamespace(curves=curves, steps=range(steps))
+        return SimpleNamespace(row=row, manifest=manifest, label=f"net/{recipe}")
+
+    scored = ((1, "loss"), (1, "map50"))
+    lines = [
+        line("qat", 4, *scored, (1, "loss")),
+        line("fp32", 2, *scored),
+        line("older", 3, (1, "loss")),
+        line("ort_format", 3, *scored),
+    ]
+    assert list(measured.curves(lines)) == ["net", "net/qat"]
 
 
 def test_a_report_that_cannot_be_written_is_refused_in_words(
