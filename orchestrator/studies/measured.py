@@ -231,21 +231,36 @@ _LATEST: Final = """
     ORDER BY CASE WHEN r.state = 'finished' THEN 0 ELSE 1 END, r.started_utc DESC"""
 
 
+_Losses = tuple[tuple[int, float], ...]
+"""Epochs and losses: what two accounts of one training have in common."""
+
+
 def curves(lines: Sequence[Line]) -> dict[str, tuple[CurvePoint, ...]]:
     """Learning curves by model, and by model and variant where more was learned on the way to it.
 
-    What several variants or boards share stands once, under the one with the fewest steps; so does
-    the same training that was scored less often, which a file's older manifest may tell of.
+    What several variants or boards share stands once, under the one with the fewest steps. Of the
+    same training, known by its losses, the curves are shown that were scored most often: a file
+    that was made before keeps its older manifest.
     """
+    trained = [
+        (line, line.manifest.curves, len(line.manifest.steps))
+        for line in lines
+        if line.manifest is not None and line.manifest.curves
+    ]
+    fullest: dict[tuple[str, _Losses], tuple[CurvePoint, ...]] = {}
+    for line, learned, _ in trained:
+        key = (line.row.model, _losses(learned))
+        fullest[key] = max(fullest.get(key, ()), learned, key=len)
     found: dict[str, tuple[CurvePoint, ...]] = {}
-    seen: set[tuple[str, tuple[CurvePoint, ...]]] = set()
-    known = [(line, line.manifest) for line in lines if line.manifest is not None]
-    for line, manifest in sorted(known, key=lambda pair: len(pair[1].steps)):
-        model, learned = line.row.model, (line.row.model, manifest.curves)
-        if len(manifest.curves) > len(found.get(model, ())) and learned not in seen:
-            seen.add(learned)
-            found[line.label if model in found else model] = manifest.curves
+    for line, learned, _ in sorted(trained, key=lambda each: each[2]):
+        shown = fullest.pop((line.row.model, _losses(learned)), None)
+        if shown is not None:
+            found[line.label if line.row.model in found else line.row.model] = shown
     return dict(sorted(found.items()))
+
+
+def _losses(learned: Sequence[CurvePoint]) -> _Losses:
+    return tuple((point.epoch, point.value) for point in learned if point.metric == "loss")
 
 
 def labelled(study: Study, label: str | None) -> Variant | PublishedRow:

@@ -204,12 +204,14 @@ def test_more_learning_has_a_picture_of_its_own() -> None:
 
     scored = ((1, "loss"), (1, "map50"))
     lines = [
-        line("qat", 4, *scored, (1, "loss")),
+        line("qat", 4, *scored, (2, "loss")),
+        line("older", 2, (1, "loss")),
         line("fp32", 2, *scored),
-        line("older", 3, (1, "loss")),
         line("ort_format", 3, *scored),
     ]
-    assert list(measured.curves(lines)) == ["net", "net/qat"]
+    shown = measured.curves(lines)
+    assert list(shown) == ["net", "net/qat"]
+    assert [point.metric for point in shown["net"]] == ["loss", "map50"]
 
 
 def test_a_report_that_cannot_be_written_is_refused_in_words(
