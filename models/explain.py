@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from models.figures import OTHER, Figures, Section
-from models.onnxfile import all_nodes, first_line, load, weight_names
+from models.onnxfile import all_nodes, first_line, load, repeated_biases, weight_names
 from models.sections import node_sections
 from models.steps.graph import name_nodes
 
@@ -213,6 +213,10 @@ def _sections(model: onnx.ModelProto, macs: Mapping[str, int] | None) -> tuple[S
         sizes[section] += math.prod(tensor.dims) * item_bytes
         if tensor.name in weights:
             parameters[section] += math.prod(tensor.dims)
+    dims = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node, bias in repeated_biases(model.graph):
+        if bias in weights:
+            parameters[found.get(node.name, OTHER)] += math.prod(dims[bias])
     work: dict[str, int] = defaultdict(int)
     for name, count in (macs or {}).items():
         work[found.get(name, OTHER)] += count

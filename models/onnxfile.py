@@ -260,7 +260,32 @@ def _grids(graph: onnx.GraphProto) -> set[str]:
 
 def _parameters(graph: onnx.GraphProto) -> int:
     weights = weight_names(graph)
-    return sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.name in weights)
+    sizes: dict[str, int] = {
+        t.name: math.prod(t.dims) for t in graph.initializer if t.name in weights
+    }
+    return sum(sizes.values()) + sum(sizes.get(bias, 0) for _, bias in repeated_biases(graph))
+
+
+_BIASED = ("Conv", "ConvTranspose", "Gemm")
+_BIAS_AT = 2
+
+
+def repeated_biases(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, str]]:
+    """Layers whose bias an earlier layer with another weight has too, and the bias.
+
+    Exporters write equal tensors once, such as the biases of an untrained network. As parameters
+    they count once for each weight that they go with; bytes are those of the file.
+    """
+    weights: dict[str, set[str]] = {}
+    found = []
+    for node in graph.node:
+        if node.op_type not in _BIASED or len(node.input) <= _BIAS_AT or not node.input[_BIAS_AT]:
+            continue
+        known = weights.setdefault(node.input[_BIAS_AT], set())
+        if known and node.input[1] not in known:
+            found.append((node, node.input[_BIAS_AT]))
+        known.add(node.input[1])
+    return found
 
 
 def _weight_bytes(graph: onnx.GraphProto) -> int:

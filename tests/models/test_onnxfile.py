@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from support import nets
 
 from models.errors import ModelUnreadable
+from models.explain import explain
 from models.onnxfile import describe, load, source_digest
 from models.spec import file_digest
 
@@ -41,6 +42,29 @@ def test_a_model_is_described(tmp_path: Path) -> None:
     assert sum(info.nodes.values()) == 11
     assert info.parameters == 16 * 3 * 9 + 32 * 16 * 9 + 6 * 32
     assert info.external_files == ()
+
+
+@pytest.mark.parametrize(("second", "parameters"), [("v", 2 * 9 + 2 * 3), ("w", 9 + 3)])
+def test_a_bias_counts_with_each_weight(tmp_path: Path, second: str, parameters: int) -> None:
+    """An exporter writes equal biases once; a layer that is used twice has one all the same."""
+    sizes = {"w": (3, 3, 1, 1), "v": (3, 3, 1, 1), "b": (3,)}
+    used = dict.fromkeys(("w", second, "b"))
+    path = nets.save(
+        tmp_path / "net.onnx",
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["m"], name="/encoder/first"),
+            helper.make_node("Conv", ["m", second, "b"], ["n"], name="/bottleneck/second"),
+            helper.make_node("Relu", ["n"], ["y"], name="/decoder/third"),
+        ],
+        [numpy_helper.from_array(np.zeros(sizes[name], dtype=np.float32), name) for name in used],
+        inputs={"x": (1, 3, 8, 8)},
+        outputs={"y": (1, 3, 8, 8)},
+    )
+    assert describe(path).parameters == parameters
+    sections = {part.name: part for part in explain(path, {}).sections}
+    assert sum(part.parameters for part in sections.values()) == parameters
+    assert sections["encoder"].parameters == 9 + 3
+    assert describe(path).weight_bytes == 4 * (len(used) - 1) * 9 + 4 * 3
 
 
 def test_dynamic_dimensions_keep_their_names(tmp_path: Path) -> None:
