@@ -67,7 +67,9 @@ def test_agent_and_worker_killed(cut):
     kept = journal.recorded(journal.spec()).counts
     outcome, samples = recovered(process, journal.trial_id)
     assert outcome.state == "interrupted"
-    assert samples.counts == kept
+    assert samples.counts[:2] == kept[:2]
+    # It may be killed between the two numbers of a sample, which is then not one.
+    assert kept[2] - samples.counts[2] in (0, 1)
     assert samples.counts[2] >= 500 - 3
     assert all(samples.latency_ns)
     assert all(samples.gap_ns[1:])
