@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch: install the extra 'models'")
 
+from support.training import FAMILIES, SIDE, drawn_shapes, network, quiet  # noqa: E402
+
 from models.data import DataSpec  # noqa: E402 - after the skip
 from models.data.draw import CLASS_NAMES  # noqa: E402
-from models.data.shapes import write_shapes  # noqa: E402
 from models.data.training import training_spec  # noqa: E402
 from models.errors import BuildFailed, DataError  # noqa: E402
 from models.nets.arch import Arch  # noqa: E402
@@ -32,15 +33,7 @@ from models.train.told import objects_in  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
-SIDE = 64
 SHORT = Settings(epochs=3, batch=4, lr=2e-3, warmup_steps=2, ema=0.9, val_images=4, amp="off")
-FAMILIES: dict[str, dict[str, Any]] = {
-    "tinydet": {"num_classes": 6},
-    "yolov3-tiny": {
-        "num_classes": 6, "width": 0.125, "activation": "leaky_relu", "anchor_scale": 0.15
-    },
-    "unet": {"num_classes": 1, "width": 0.25},
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,10 +47,7 @@ def _one_thread() -> Any:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> TrainingSpec:
     """A folder of a few drawn images with boxes, as VOC lays them out."""
-    root = tmp_path_factory.mktemp("data") / "shapes"
-    write_shapes(root, {"train": 12, "val": 4})
-    val = DataSpec(str(root), "voc", "val")
-    return training_spec(DataSpec(str(root), "voc", "train"), val, None, root.parent)
+    return drawn_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +55,6 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> TrainingSpec:
     """Drawn in memory, without validation images."""
     spec = DataSpec("blobs", split="train")
     return training_spec(spec, None, 12, tmp_path_factory.mktemp("blobs"))
-
-
-def network(family: str, **changed: Any) -> Net:
-    options = {**FAMILIES[family], **changed}
-    names = CLASS_NAMES if family != "unet" else ("blob",)
-    arch = Arch(family=family, options=options, imgsz_px=SIDE, class_names=names)
-    return build_net(arch)
-
-
-def quiet(_text: str) -> None:
-    pass
 
 
 def weights(net: Net) -> dict[str, Any]:
@@ -296,6 +275,24 @@ def test_cuda_is_refused_where_there_is_none(shapes: TrainingSpec) -> None:
         pytest.skip("this machine has CUDA: there is nothing to refuse")
     with pytest.raises(BuildFailed, match="cuda was asked for"):
         fit(network("tinydet"), shapes, Settings(device="cuda"), quiet)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_learns_what_the_cpu_learns(
+    family: str, shapes: TrainingSpec, blobs: TrainingSpec
+) -> None:
+    """On a real GPU the losses are those of the CPU but for rounding; the weights come back."""
+    losses = []
+    for device in ("cpu", "cuda"):
+        net = network(family)
+        settings = Settings(
+            epochs=2, batch=4, optimizer="sgd", val_images=0, amp="off", device=device
+        )
+        curves = fit(net, blobs if family == "unet" else shapes, settings, quiet)
+        losses.append([point.value for point in curves])
+        assert {value.device.type for value in weights(net).values()} == {"cpu"}
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_the_average_keeps_other_buffers_as_they_are() -> None:

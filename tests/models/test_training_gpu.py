@@ -12,13 +12,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch: install the extra 'models'")
 if torch.cuda.is_available():
-    pytest.skip("this machine has a GPU of its own", allow_module_level=True)
+    pytest.skip(
+        "this machine has a GPU, which tests/models/test_training.py uses", allow_module_level=True
+    )
 
 from support.pretendcuda import GPU, pretended_gpu  # noqa: E402 - after the skips
+from support.training import FAMILIES, SIDE, drawn_shapes, network, quiet  # noqa: E402
 
 from models.data import DataSpec  # noqa: E402
 from models.data.draw import CLASS_NAMES  # noqa: E402
-from models.data.shapes import write_shapes  # noqa: E402
 from models.data.training import training_spec  # noqa: E402
 from models.errors import BuildFailed  # noqa: E402
 from models.nets.arch import Arch  # noqa: E402
@@ -34,15 +36,7 @@ from models.train.speed_child import seconds_per_image  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
-SIDE = 64
 PLAIN = Settings(epochs=2, batch=4, lr=2e-3, warmup_steps=2, ema=0.9, val_images=4, amp="off")
-FAMILIES: dict[str, dict[str, Any]] = {
-    "tinydet": {"num_classes": 6},
-    "yolov3-tiny": {
-        "num_classes": 6, "width": 0.125, "activation": "leaky_relu", "anchor_scale": 0.15
-    },
-    "unet": {"num_classes": 1, "width": 0.25},
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,10 +50,7 @@ def _one_thread() -> Any:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> TrainingSpec:
     """A folder of a few drawn images with boxes, as VOC lays them out."""
-    root = tmp_path_factory.mktemp("data") / "shapes"
-    write_shapes(root, {"train": 12, "val": 4})
-    val = DataSpec(str(root), "voc", "val")
-    return training_spec(DataSpec(str(root), "voc", "train"), val, None, root.parent)
+    return drawn_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +58,6 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> TrainingSpec:
     """Drawn in memory, with a few validation images."""
     cache = tmp_path_factory.mktemp("blobs")
     return training_spec(DataSpec("blobs", split="train"), DataSpec("blobs"), 12, cache)
-
-
-def network(family: str, seed: int = 0) -> Net:
-    names = CLASS_NAMES if family != "unet" else ("blob",)
-    arch = Arch(family=family, options=FAMILIES[family], imgsz_px=SIDE, class_names=names)
-    return build_net(arch, seed)
-
-
-def quiet(_text: str) -> None:
-    pass
 
 
 def weights(net: Net) -> dict[str, Any]:
